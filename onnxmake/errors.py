@@ -1,0 +1,44 @@
+"""Every error that onnxmake raises on purpose: a fact, its likely cause, what to do next. Caught in one place: where it is printed."""
+
+
+class OnnxmakeError(Exception):
+    """A failure that a person can act on."""
+
+    def __init__(self, fact: str, cause: str = "", action: str = ""):
+        super().__init__(fact)
+        self.fact, self.cause, self.action = fact, cause, action
+
+    def __str__(self) -> str:
+        return "\n".join([self.fact, *(f"  {label}: {text}" for label, text in (("Likely cause", self.cause), ("Next", self.action)) if text)])
+
+
+class TargetError(OnnxmakeError):
+    """A target file, or a pass it names, is not what the schema says."""
+
+
+class SourceError(OnnxmakeError):
+    """The checkpoint's files cannot be had: missing folder, hub, network, checksum."""
+
+
+class CheckpointError(OnnxmakeError):
+    """The checkpoint's files are there and wrong: header, shape, number, format."""
+
+
+class UnsupportedError(OnnxmakeError):
+    """onnxmake cannot do this, and says so before it would do it wrongly."""
+
+
+class PassError(OnnxmakeError):
+    """A pass broke its contract: it changed nothing, or left an invalid graph."""
+
+
+class StoreError(OnnxmakeError):
+    """The store or the output folder cannot be read or written."""
+
+
+class EnvironmentMissing(OnnxmakeError):
+    """A locked environment cannot be made."""
+
+
+class StepFailed(OnnxmakeError):
+    """A step's process ended without a result."""

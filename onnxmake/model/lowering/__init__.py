@@ -1,0 +1,37 @@
+"""Semantic ops to a device's ops: one table per device, a file of that name with `TABLE`: op type -> function(node) that replaces the node.
+
+| op | inputs -> outputs | attributes |
+|---|---|---|
+| Weight | -> tensor of the checkpoint, in the output's dtype | parts: names, concatenated along axis 0; offset: added |
+| QuantizedWeight | -> packed uint8, scales, zero points (asymmetric only) | parts, shape, bits, block_size, symmetric |
+| Linear | x [.., K], weight [N, K], bias [N]? -> x W^T + b | |
+| RMSNorm | x, weight [K] -> x / rms(x) * (offset + weight) | epsilon, offset |
+| RotaryTable | position_ids [B, S] -> cos, sin [B, S, R] | frequencies [R/2], scale, positions; far_frequencies and threshold: those that hold once a position reaches threshold |
+| RotaryEmbedding | x [B, H, S, D], cos, sin -> x, its first R channels rotated by halves | |
+| Attention | q [B, H, S, D], k, v [B, KV, S, D], past k, past v, mask [B, total], sinks? -> out [B, S, H, D], present k, present v | scale; window, softcap |
+
+Attention is causal and sees positions where the mask is 1, at most `window` back.
+"""
+import importlib
+from collections.abc import Callable, Collection
+
+import onnx_ir as ir
+
+from onnxmake.model.graph import DOMAIN
+
+REFERENCES = {"Weight", "QuantizedWeight"}  # bound to bytes, not lowered
+
+
+def table(device: str) -> dict[str, Callable[[ir.Node], None]]:
+    return importlib.import_module(f"onnxmake.model.lowering.{device}").TABLE
+
+
+def lower(graph: ir.Graph, device: str, keep: Collection[str] = ()) -> int:
+    """Replace every semantic op, but references and those in `keep`, by the device's ops. Users go before what they use: a rule may look back."""
+    rules, count = table(device), 0
+    for node in reversed(list(graph)):
+        if node.graph is not None and node.domain == DOMAIN and node.op_type not in REFERENCES and node.op_type not in keep:
+            if any(o.uses() or o.is_graph_output() for o in node.outputs):
+                rules[node.op_type](node)
+                count += 1
+    return count

@@ -1,0 +1,102 @@
+"""ONNX Runtime's CPU provider: GroupQueryAttention, fused norms, matrix products that read [out, in] weights as they are stored."""
+import numpy as np
+import onnx_ir as ir
+
+from onnxmake.model.graph import CONTRIB, DOMAIN, attribute, constant, emit, emit_many, integers, produced_by, replace
+from onnxmake.model.lowering import portable
+
+
+def linear(node: ir.Node) -> None:
+    x, weight, *bias = node.inputs
+    out = node.outputs[0].shape
+    product = emit(node, "FusedMatMul", [x, weight], out, CONTRIB, transB=1)
+    replace(node, [emit(node, "Add", [product, *bias], out) if bias else product])
+
+
+def rms_norm(node: ir.Node) -> None:
+    """SimplifiedLayerNormalization, with the residual addition in front of it where there is one."""
+    x, shape, epsilon = node.inputs[0], node.inputs[0].shape, attribute(node, "epsilon")
+    add = produced_by(x, "Add")
+    if add is None or len(shape) != 3 or any(v.shape != shape for v in add.inputs):
+        replace(node, [emit(node, "SimplifiedLayerNormalization", [x, portable.norm_weight(node)], shape, axis=-1, epsilon=epsilon, stash_type=1)])
+        return
+    normed, _, _, total = emit_many(add, "SkipSimplifiedLayerNormalization", [*add.inputs, portable.norm_weight(node)], [shape, None, None, shape], CONTRIB, epsilon=epsilon)
+    replace(node, [normed])
+    replace(add, [total])
+
+
+def _tokens_first(node: ir.Node, value: ir.Value) -> ir.Value:
+    """[B, H, S, D] as [B, S, H * D], without the reshapes and transposes that made it where they can be seen."""
+    batch, heads, seq, dim = value.shape
+    transpose = produced_by(value, "Transpose")
+    if transpose is not None and list(attribute(transpose, "perm")) == [0, 2, 1, 3]:
+        inner = transpose.inputs[0]
+    else:
+        inner = emit(node, "Transpose", [value], [batch, seq, heads, dim], perm=[0, 2, 1, 3])
+    flat = produced_by(inner, "Reshape")
+    if flat is not None and list(flat.inputs[0].shape) == [batch, seq, heads * dim]:
+        return flat.inputs[0]
+    return emit(node, "Reshape", [inner, integers(node.graph, [0, 0, heads * dim])], [batch, seq, heads * dim])
+
+
+def _rotation(q: ir.Value, k: ir.Value) -> tuple[ir.Node, ir.Node, ir.Node] | None:
+    """The rotations of q and k and their table, if the attention op can do them: same table, one set of frequencies, a width it takes.
+
+    Positions must be the graph's position_ids: the op counts positions itself, as these do.
+    """
+    turns = [produced_by(x, "RotaryEmbedding", DOMAIN) for x in (q, k)]
+    if None in turns or turns[0].inputs[1:] != turns[1].inputs[1:]:
+        return None
+    table = produced_by(turns[0].inputs[1], "RotaryTable", DOMAIN)
+    if table is None or "threshold" in table.attributes or table.outputs[0].shape[2] % 16 or q.shape[3] % 16 or table.inputs[0].name != "position_ids":
+        return None
+    return turns[0], turns[1], table
+
+
+def _caches(table: ir.Node) -> list[ir.Value]:
+    """cos and sin [positions, R/2], computed from constants alone: the runtime does it once, at load, and the file stays small."""
+    frequencies, count = attribute(table, "frequencies"), attribute(table, "positions")
+    first, end, step, row = (constant(table.graph, np.array(values, np.float32)) for values in (0, count, 1, frequencies))
+    positions = emit(table, "Unsqueeze", [emit(table, "Range", [first, end, step], [count]), integers(table.graph, [1])], [count, 1])
+    return portable.waves(table, emit(table, "Mul", [positions, row], [count, len(frequencies)]), table.outputs[0].dtype)
+
+
+def _packed(node: ir.Node, streams: list[ir.Value]) -> list[ir.Value | None]:
+    """q, k and v from one product where three Linear ops read the same input and feed nothing else."""
+    linears = [produced_by(x, "Linear", DOMAIN) for x in streams]
+    if None in linears or len({l.inputs[0] for l in linears}) != 1 or len({len(l.inputs) for l in linears}) != 1 or any(len(l.outputs[0].uses()) != 1 for l in linears):
+        return streams
+    operands = []
+    for same in list(zip(*(l.inputs for l in linears)))[1:]:
+        weights = [produced_by(v, "Weight", DOMAIN) for v in same]
+        if None in weights or any("offset" in w.attributes for w in weights):
+            return streams
+        shape = [sum(v.shape[0] for v in same), *list(same[0].shape)[1:]]
+        operands.append(emit(node, "Weight", [], shape, DOMAIN, same[0].dtype, parts=[p for w in weights for p in attribute(w, "parts")]))
+    x = linears[0].inputs[0]
+    return [emit(node, "Linear", [x, *operands], [*list(x.shape)[:2], operands[0].shape[0]], DOMAIN), None, None]
+
+
+def attention(node: ir.Node) -> None:
+    graph, (q, k, v, past_k, past_v, mask, *sinks) = node.graph, node.inputs
+    (batch, heads, seq, dim), kv, int32 = q.shape, k.shape[1], ir.DataType.INT32
+    if dim != v.shape[3]:
+        return portable.attention(node)
+    scalar = constant(graph, np.array(1, np.int64))
+    ones = emit(node, "Sub", [emit(node, "ReduceSum", [mask, integers(graph, [1])], [batch], keepdims=0), scalar], [batch])
+    lengths = emit(node, "Cast", [ones], [batch], dtype=int32, to=int(int32))
+    size = emit(node, "Gather", [emit(node, "Shape", [mask], [2], dtype=ir.DataType.INT64), scalar], [], axis=0)
+    total = emit(node, "Cast", [size], [], dtype=int32, to=int(int32))
+    rotation, caches = _rotation(q, k), [None, None]
+    if rotation:
+        q, k, caches = rotation[0].inputs[0], rotation[1].inputs[0], _caches(rotation[2])
+    streams = _packed(node, [_tokens_first(node, x) for x in (q, k, v)])
+    attributes = {"softcap": cap} if (cap := attribute(node, "softcap")) else {}
+    out, *present = emit_many(
+        node, "GroupQueryAttention", [*streams, past_k, past_v, lengths, total, *caches, *([None, None, *sinks] if sinks else [])],
+        [[batch, seq, heads * dim], node.outputs[1].shape, node.outputs[2].shape], CONTRIB, [q.dtype] * 3, num_heads=heads, kv_num_heads=kv, scale=attribute(node, "scale"),
+        local_window_size=attribute(node, "window", -1), do_rotary=int(bool(rotation)), **attributes)
+    replace(node, [emit(node, "Reshape", [out, integers(graph, [0, 0, heads, dim])], [batch, seq, heads, dim]), *present])
+
+
+TABLE = {**portable.TABLE, "Linear": linear, "RMSNorm": rms_norm, "Attention": attention}

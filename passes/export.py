@@ -1,0 +1,23 @@
+"""Capture the checkpoint's architecture from Transformers' own code as a graph of semantic ops.
+
+Invariant: the graph computes what the Transformers class computes from the same config; weights are references by name.
+"""
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxmake.model import canonical
+from onnxmake.model.capture import capture
+
+ENVIRONMENT = "torch"
+READS = ("architecture.json", "tensors.json")
+
+
+@dataclass(frozen=True)
+class Options:
+    pass
+
+
+def run(src: Path, out: Path, o: Options) -> None:
+    architecture, tensors = (json.loads((src / name).read_text("utf-8")) for name in READS)
+    canonical.save(capture(architecture, tensors), out / "model.onnx")

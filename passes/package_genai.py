@@ -1,0 +1,49 @@
+"""Bind the weights and lay out the folder that ONNX Runtime GenAI loads: model, configuration, tokenizer.
+
+Invariant: the model's bytes hold everything it needs; no reference to the checkpoint is left.
+"""
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx_ir as ir
+
+from onnxmake.errors import CheckpointError
+from onnxmake.model import canonical, genai
+from onnxmake.model.lowering import lower
+from onnxmake.model.progress import progress
+from onnxmake.model.safetensors import read_checkpoint
+from onnxmake.model.weights import bind
+
+ENVIRONMENT = "cpu"
+TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json", "added_tokens.json", "vocab.json", "merges.txt")
+READS = ("model.onnx", "checkpoint/config.json", "checkpoint/tokenizer.json", "checkpoint/tokenizer_config.json", "checkpoint/generation_config.json?",
+         "checkpoint/*.safetensors", "checkpoint/model.safetensors.index.json?", *(f"checkpoint/{name}?" for name in TOKENIZER[1:]))
+
+
+@dataclass(frozen=True)
+class Options:
+    device: Literal["cpu"]
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise CheckpointError(f"{path.name} is not JSON: {error}.", "The file is damaged.", "Fetch the file again.") from error
+
+
+def run(src: Path, out: Path, o: Options) -> None:
+    checkpoint = src / "checkpoint"
+    model = ir.load(src / "model.onnx")
+    lower(model.graph, o.device)
+    canonical.canonicalize(model)
+    bind(model, read_checkpoint(checkpoint), out, "model.onnx.data", progress)
+    canonical.save(model, out / "model.onnx")
+    config = genai.genai_config(model.graph, _json(checkpoint / "config.json"), _json(checkpoint / "generation_config.json"))
+    (out / "genai_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for name in ("tokenizer.json", *TOKENIZER):
+        if (checkpoint / name).exists():
+            shutil.copyfile(checkpoint / name, out / name)
