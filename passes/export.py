@@ -10,7 +10,7 @@ from onnxmake.model import canonical
 from onnxmake.model.capture import capture
 
 ENVIRONMENT = "torch"
-READS = ("architecture.json", "tensors.json")
+READS = ("checkpoint/architecture.json", "checkpoint/tensors.json")
 
 
 @dataclass(frozen=True)

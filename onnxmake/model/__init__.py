@@ -1,0 +1,1 @@
+"""The step side: what passes may use. Never imports onnxmake.build."""

@@ -1,0 +1,35 @@
+"""onnxmake: make for ONNX models. `doit list` shows the targets, `doit build:tiny-int4-cpu` builds one."""
+from onnxmake.build import tasks
+
+DOIT_CONFIG = tasks.CONFIG
+PLAN = tasks.load_plan()
+
+
+def task__source():
+    """checkpoint -> manifest of its files"""
+    yield from tasks.sources(PLAN)
+
+
+def task__inputs():
+    """does the checkpoint hold what the steps need?"""
+    yield from tasks.inputs(PLAN)
+
+
+def task__step():
+    """one pass on one input, shared by all targets that want it"""
+    yield from tasks.steps(PLAN)
+
+
+def task_build():
+    """last step's files -> dist/<target>"""
+    yield from tasks.builds(PLAN)
+
+
+def task_try():
+    """generate text with a built target"""
+    yield from tasks.tries(PLAN)
+
+
+def task_bench():
+    """measure built targets"""
+    yield from tasks.benches(PLAN)

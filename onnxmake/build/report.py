@@ -1,0 +1,59 @@
+"""What a person reads while doit runs: one line per step, a bar for long ones, and errors as fact, cause, next action."""
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from doit.exceptions import TaskFailed
+from doit.reporter import ConsoleReporter
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+class Reporter(ConsoleReporter):
+    """doit's reporter: quiet about tasks, as steps speak for themselves; errors without traces unless they are bugs."""
+
+    desc = "onnxmake: one line per step"
+
+    def execute_task(self, task) -> None:
+        pass
+
+    def skip_uptodate(self, task) -> None:
+        if task.name.startswith("build:"):
+            say(f"{task.name}: up to date")
+
+    def _write_failure(self, result, write_exception: bool = True) -> None:
+        failure = result["exception"]
+        text = failure.message if isinstance(failure, TaskFailed) else f"{result['task'].name} hit a bug:\n{failure.get_msg()}"
+        print(f"\nERROR {text}", file=sys.stderr, flush=True)
+
+    def complete_run(self) -> None:
+        for message in self.runtime_errors:
+            print(f"ERROR {message}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def bar(label: str, unit: str = "B") -> Iterator[Callable[[int, int], None]]:
+    """A function (done, total) that draws a bar with bytes and rate on a terminal, and a plain line every ten seconds elsewhere."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(desc=f"  {label}", unit=unit, unit_scale=True, leave=False, disable=False, total=0) as drawn:
+            def draw(done: int, total: int) -> None:
+                drawn.total = total
+                drawn.update(done - drawn.n)
+
+            yield draw
+        return
+    started = last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > 10:
+            last = now
+            say(f"  {label}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {done / 1e6 / (now - started):,.0f} MB/s")
+
+    yield tell

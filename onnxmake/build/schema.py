@@ -1,0 +1,69 @@
+"""Strict reading of tables into frozen dataclasses: the dataclass is the schema, and every error names file, key and the nearest valid name."""
+import dataclasses
+import difflib
+import types
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from onnxmake.errors import TargetError
+
+T = TypeVar("T")
+
+
+def nearest(name: str, names) -> str:
+    """Advice that names the most similar valid name, or all of them."""
+    names = sorted(names)
+    close = difflib.get_close_matches(name, names, 1, 0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"Valid: {', '.join(names) or 'none'}."
+
+
+def _expected(kind: Any) -> str:
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, args))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_expected(a) for a in args if a is not type(None))
+    if origin is tuple:
+        return f"a list, each {_expected(args[0])}"
+    return {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}[kind]
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """The value as `kind`; ValueError where it is something else. bool is no int, a whole number is a float."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        if any(value == a and type(value) is type(a) for a in args):
+            return value
+    elif origin in (Union, types.UnionType):
+        for choice in (a for a in args if a is not type(None)):
+            try:
+                return _convert(value, choice)
+            except ValueError:
+                continue
+    elif origin is tuple:
+        if isinstance(value, list):
+            return tuple(_convert(v, args[0]) for v in value)
+    elif type(value) is kind or kind is float and type(value) is int:
+        return kind(value)
+    raise ValueError
+
+
+def parse(cls: type[T], table: dict, where: str) -> T:
+    """An instance of the dataclass `cls` from `table`; `where` names file and table in errors. Raises TargetError."""
+    fields, hints = {f.name: f for f in dataclasses.fields(cls)}, get_type_hints(cls)
+    values = {}
+    for key, value in table.items():
+        if key not in fields:
+            raise TargetError(f"{where}: unknown key {key!r}.", "A typing error, or an option of another pass or version.", nearest(key, fields))
+        try:
+            values[key] = _convert(value, hints[key])
+        except ValueError:
+            options = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
+            advice = nearest(value, [o for o in options if isinstance(o, str)]) if isinstance(value, str) and options else f"Write {_expected(hints[key])}."
+            raise TargetError(f"{where}: {key} = {value!r} is not {_expected(hints[key])}.", "The value has the wrong type or is out of range.", advice) from None
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise TargetError(f"{where}: key {name!r} is missing.", "It has no default.", f"Add {name} = {_expected(hints[name])}.")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise TargetError(f"{where}: {error}.", "The values do not go together.", "Change one of them.") from None

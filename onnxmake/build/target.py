@@ -1,0 +1,123 @@
+"""A target file: which checkpoint, which device, which passes. Pure data, read strictly."""
+import re
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from onnxmake.build import paths
+from onnxmake.build.declaration import Declaration, declaration
+from onnxmake.build.schema import nearest, parse
+from onnxmake.errors import TargetError
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint: a hub repository at a commit, or a folder relative to the target file."""
+
+    repo: str | None = None
+    revision: str | None = None
+    path: str | None = None
+
+    def __post_init__(self):
+        if (self.repo is None) == (self.path is None):
+            raise ValueError("[source] needs either repo and revision, or path")
+        if self.path is not None and self.revision is not None:
+            raise ValueError("revision goes with repo; a folder has none")
+        if self.repo is not None and not COMMIT.fullmatch(self.revision or ""):
+            raise ValueError(f"revision = {self.revision!r} is not a commit of 40 hex digits; a branch or tag may change under the build")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What `doit bench` runs."""
+
+    prompt_tokens: tuple[int, ...] = (32, 256)
+    new_tokens: int = 64
+    repeats: int = 5
+
+    def __post_init__(self):
+        if not self.prompt_tokens or min(*self.prompt_tokens, self.new_tokens, self.repeats, self.repeats) < 1:
+            raise ValueError("prompt_tokens, new_tokens and repeats must be at least 1")
+
+
+@dataclass(frozen=True)
+class Use:
+    """A pass with its options, resolved; `may_skip` allows a rewrite that changes nothing."""
+
+    declaration: Declaration
+    options: Any
+    may_skip: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """A read target file."""
+
+    name: str
+    file: Path
+    description: str
+    device: str
+    source: Source
+    passes: tuple[Use, ...]
+    bench: Bench
+
+
+@dataclass(frozen=True)
+class _Head:
+    device: Literal["cpu"]
+
+
+def _use(table: dict, number: int, device: str, where: str) -> Use:
+    if not isinstance(table.get("use"), str):
+        raise TargetError(f"{where}: [[pass]] {number} has no use = \"...\".", "Each pass is named by its file.", 'Add use = "<pass>".')
+    options = {key: value for key, value in table.items() if key not in ("use", "may_skip")}
+    if not isinstance(table.get("may_skip", False), bool):
+        raise TargetError(f"{where}: may_skip of [[pass]] {number} is not true or false.", "The value has the wrong type.", "Write may_skip = true.")
+    found = declaration(table["use"], f"{where}: [[pass]] {number}: ")
+    known = {f.name for f in fields(found.options)}
+    if "device" in known:
+        options.setdefault("device", device)
+    return Use(found, parse(found.options, options, f"{where}: [[pass]] {number} ({found.name})"), table.get("may_skip", False))
+
+
+def read_target(file: Path) -> Target:
+    """Read one target file. Raises TargetError with file, key, what was expected and the nearest valid name."""
+    where = paths.shown(file)
+    text = file.read_text("utf-8")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TargetError(f"{where} is not TOML: {error}.", "A quote, bracket or equals sign is missing there.", "Mend that line.") from None
+    allowed = {"device": str, "source": dict, "pass": list, "bench": dict}
+    for key, value in table.items():
+        if key not in allowed:
+            raise TargetError(f"{where}: unknown key {key!r}.", "A typing error, or a table of another version.", nearest(key, allowed))
+        if not isinstance(value, allowed[key]):
+            form = {"source": "[source]", "bench": "[bench]", "pass": "[[pass]]"}.get(key, 'device = "cpu"')
+            raise TargetError(f"{where}: {key} is not written as {form}.", "The value has the wrong type.", f"Write {form}.")
+    for key, advice in (("source", "Add [source] with repo and revision, or path."), ("pass", 'Add [[pass]] with use = "export" and those that follow.')):
+        if not table.get(key):
+            raise TargetError(f"{where}: {key} is missing.", "A target needs a checkpoint and passes.", advice)
+    head = parse(_Head, {k: v for k, v in table.items() if k == "device"}, where)
+    uses = tuple(_use(t, i, head.device, where) for i, t in enumerate(table["pass"], 1))
+    comment = next((line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")), "")
+    return Target(file.stem, file, comment, head.device, parse(Source, table["source"], f"{where}: [source]"), uses, parse(Bench, table.get("bench", {}), f"{where}: [bench]"))
+
+
+def read_targets(folders: list[Path]) -> dict[str, Target | TargetError]:
+    """Every *.toml of the folders by name; a broken one stands as its error, so that the others still build. A later folder wins."""
+    out: dict[str, Target | TargetError] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise TargetError(f"The targets folder {folder} does not exist.", "ONNXMAKE_TARGETS names it.", "Correct ONNXMAKE_TARGETS, a list of folders.")
+        for file in sorted(folder.glob("*.toml")):
+            try:
+                out[file.stem] = read_target(file)
+            except TargetError as error:
+                out[file.stem] = error
+    return out
+
+

@@ -1,0 +1,31 @@
+"""Generate text with a built model through ONNX Runtime GenAI, streaming: one {"text"} line per token."""
+import json
+
+from onnxmake.errors import UnsupportedError
+from onnxmake.model.step import serve
+
+
+def generate(folder: str, prompt: str, tokens: int) -> dict:
+    import onnxruntime_genai as og
+
+    model = og.Model(folder)
+    tokenizer = og.Tokenizer(model)
+    ids = tokenizer.encode(prompt)
+    if not len(ids):
+        raise UnsupportedError("The prompt is empty.", "-p was not given.", 'Give a prompt: doit try:NAME -p "some text".')
+    params = og.GeneratorParams(model)
+    params.set_search_options(max_length=min(len(ids) + tokens, json.load(open(f"{folder}/genai_config.json"))["model"]["context_length"]))
+    generator = og.Generator(model, params)
+    generator.append_tokens(ids)
+    stream, text = tokenizer.create_stream(), ""
+    print(json.dumps({"text": prompt}), flush=True)
+    while not generator.is_done():
+        generator.generate_next_token()
+        piece = stream.decode(generator.get_next_tokens()[0])
+        text += piece
+        print(json.dumps({"text": piece}), flush=True)
+    return {"text": text}
+
+
+if __name__ == "__main__":
+    serve(lambda a: generate(a["folder"], a["prompt"], a["tokens"]))

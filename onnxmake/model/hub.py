@@ -1,0 +1,83 @@
+"""Fetch a checkpoint from the Hugging Face hub: a commit's files that a build needs, resumed where cut off, each checked against the hub's digest.
+
+{"repo", "revision", "patterns"} -> the folder. HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and the token are huggingface_hub's own.
+"""
+import hashlib
+import json
+import time
+from pathlib import Path
+
+from onnxmake.errors import SourceError
+from onnxmake.model.progress import progress
+from onnxmake.model.step import serve
+
+TRIES = 5
+
+
+def _digest(path: Path, lfs: bool) -> str:
+    """The hub's digest of a file: sha256 of large files, git's blob sha1 of others."""
+    with open(path, "rb") as file:
+        if lfs:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        data = file.read()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def fetch(repo: str, revision: str, patterns: list[str]) -> str:
+    """The folder with the repository's files at `revision` that match `patterns`. Raises SourceError."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+    from huggingface_hub.utils import filter_repo_objects
+
+    where = f"{repo} at {revision[:12]}"
+    marker = Path(hub.constants.HF_HUB_CACHE) / hub.file_download.repo_folder_name(repo_id=repo, repo_type="model") / f".onnxmake-{revision}.json"
+    if marker.exists():
+        record = json.loads(marker.read_text())
+        if record["patterns"] == patterns and all((Path(record["folder"]) / name).exists() for name in record["files"]):
+            return record["folder"]
+    try:
+        info = hub.HfApi().model_info(repo, revision=revision, files_metadata=True)
+        wanted = {s.rfilename: s for s in info.siblings if s.rfilename in set(filter_repo_objects([s.rfilename for s in info.siblings], allow_patterns=patterns))}
+        wanted = {name: s for name, s in wanted.items() if "/" not in name}
+        total, done, folder = sum(s.size or 0 for s in wanted.values()), 0, None
+        for name, sibling in wanted.items():
+            path = _download(hub, repo, revision, name, sibling.lfs.sha256 if sibling.lfs else sibling.blob_id, bool(sibling.lfs))
+            folder, done = path.parent, done + (sibling.size or 0)
+            progress(done, total)
+    except errors.RepositoryNotFoundError as error:
+        raise SourceError(f"The hub has no model {repo}, or hides it.", "A typing error in source.repo, or a private or gated model.", "Correct it, or set HF_TOKEN after asking for access.") from error
+    except errors.GatedRepoError as error:
+        raise SourceError(f"{repo} is gated.", "Its owners ask for consent first.", "Accept the terms on the model's page and set HF_TOKEN.") from error
+    except errors.RevisionNotFoundError as error:
+        raise SourceError(f"{repo} has no commit {revision}.", "It is of another repository, or was deleted.", "Copy the commit from the model's history.") from error
+    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == 28:
+            raise
+        raise SourceError(f"{where} could not be fetched: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", "No network, or the hub does not answer.",
+                          "Try again: what has arrived is kept. Or fetch it elsewhere and give doit source=FOLDER.") from error
+    if folder is None:
+        raise SourceError(f"{where} holds none of the files a build needs.", "It is no Transformers checkpoint.", "Choose a repository with config.json and safetensors files.")
+    marker.write_text(json.dumps({"patterns": patterns, "folder": str(folder), "files": sorted(wanted)}))
+    return str(folder)
+
+
+def _download(hub, repo: str, revision: str, name: str, expected: str, lfs: bool) -> Path:
+    """One file, checked. A cut connection is resumed; a file with another digest is thrown away and fetched once more."""
+    for attempt in range(TRIES):
+        try:
+            path = Path(hub.hf_hub_download(repo, name, revision=revision))
+        except OSError:
+            if attempt == TRIES - 1:
+                raise
+            time.sleep(0.2 * 2**attempt)
+            continue
+        if _digest(path, lfs) == expected:
+            return path
+        path.resolve().unlink()
+        path.unlink()
+    raise SourceError(f"{name} of {repo} arrived with another digest than the hub states, {TRIES} times.", "A proxy or mirror changes it, or the hub's copy is damaged.",
+                      "Fetch it over another network, or tell the model's owners.")
+
+
+if __name__ == "__main__":
+    serve(lambda a: fetch(a["repo"], a["revision"], a["patterns"]))

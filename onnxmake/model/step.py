@@ -1,0 +1,70 @@
+"""The entry of a step's process: an action as JSON on standard input, messages as JSON lines on standard output.
+
+{"pass", "file", "options", "may_skip", "src", "out"} -> the pass loaded by path, run, and its graph verified and saved in one form.
+"""
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from onnxmake.errors import OnnxmakeError, PassError, UnsupportedError
+from onnxmake.model.progress import tell
+
+
+def load_pass(name: str, file: Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"passes.{name}", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def _options(module: types.ModuleType, values: Mapping[str, Any]) -> Any:
+    return module.Options(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def run_pass(name: str, file: Path, options: Mapping[str, Any], may_skip: bool, src: Path, out: Path) -> None:
+    """Apply one pass to the files in `src`, into the empty folder `out`. A rewrite that changes nothing is an error unless it may skip."""
+    module = load_pass(name, file)
+    o = _options(module, options)
+    if hasattr(module, "run"):
+        module.run(src, out, o)
+        return
+    import onnx_ir as ir
+
+    from onnxmake.model import canonical
+
+    model = ir.load(src / "model.onnx")
+    if not module.rewrite(model, o) and not may_skip:
+        raise PassError(f"{name} changed nothing.", "The graph holds nothing that the pass works on, or an earlier pass already did the same.",
+                        "Remove the pass from the target, or write may_skip = true under it.")
+    canonical.save(model, out / "model.onnx")
+    for path in src.iterdir():
+        if path.is_file() and path.name != "model.onnx":
+            shutil.copyfile(path, out / path.name)
+
+
+def serve(handle: Callable[[dict], Any]) -> None:
+    """Read an action, handle it, report its result or its error. Errors that a person can act on end with exit code 1, bugs with their trace."""
+    action = json.load(sys.stdin)
+    try:
+        tell(result=handle(action))
+    except OnnxmakeError as error:
+        hint = action.get("hint", "") if isinstance(error, UnsupportedError) else ""
+        tell(error={"fact": error.fact, "cause": f"{error.cause} {hint}".strip(), "action": error.action})
+        sys.exit(1)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        tell(error={"fact": f"Could not write: {os.strerror(error.errno)} ({error.filename}).", "cause": "The disk is full, or the folder may not be written.",
+                    "action": "Free space, or move ONNXMAKE_CACHE."})
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    serve(lambda a: run_pass(a["pass"], Path(a["file"]), a["options"], a["may_skip"], Path(a["src"]), Path(a["out"])))
