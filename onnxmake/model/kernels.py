@@ -25,6 +25,8 @@ def quantize_rows(rows, bits, block, symmetric, packed, scales, zeros):
         raw = buffer.view(np.uint32)
         signed = buffer.view(np.int32)
         codes = np.empty(block, np.uint8)
+        ends = np.empty(2, np.int32)
+        end_values = ends.view(np.float32)
         for j in range(blocks):
             size = min(block, width - j * block)
             for i in range(size, block):
@@ -37,9 +39,8 @@ def quantize_rows(rows, bits, block, symmetric, packed, scales, zeros):
                 low = max(low, np.int32(raw[i] ^ SIGN))
             if high >= FINITE or low >= FINITE:
                 bad[n] = 1
-            ends = np.empty(2, np.int32)
             ends[0], ends[1] = high, low
-            hi, lo = ends.view(np.float32)[0], -ends.view(np.float32)[1]
+            hi, lo = end_values[0], -end_values[1]
             zero = middle
             if symmetric:
                 scale = (hi if hi > -lo else lo) / -middle

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxmake.errors import OnnxmakeError, PassError, UnsupportedError
+from onnxmake.model.later import postpone_sympy
 from onnxmake.model.progress import tell
 
 
@@ -67,4 +68,5 @@ def serve(handle: Callable[[dict], Any]) -> None:
 
 
 if __name__ == "__main__":
+    postpone_sympy()
     serve(lambda a: run_pass(a["pass"], Path(a["file"]), a["options"], a["may_skip"], Path(a["src"]), Path(a["out"])))

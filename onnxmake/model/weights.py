@@ -18,36 +18,46 @@ ALIGNMENT = {True: 4096, False: 64}  # a page for what a runtime maps, a cache l
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
-def _rows(tensor: Tensor, width: int) -> Iterator[np.ndarray]:
-    """The tensor as [rows, width] in its own dtype, blocks of at most BLOCK bytes, read ahead by a thread."""
-    dtype = np.dtype(DTYPES[tensor.dtype])
-    row = width * dtype.itemsize
-    step = max(BLOCK // row, 1) * row
-    with open(tensor.path, "rb", buffering=0) as file, ThreadPoolExecutor(1) as ahead:
-        def read(start: int) -> np.ndarray:
-            data = bytearray(min(step, tensor.size - start))
+class Reader:
+    """Reads tensors in blocks of rows, one ahead of the caller, into two buffers that serve all of them."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], ahead: ThreadPoolExecutor):
+        self.tensors, self.ahead = tensors, ahead
+        self.buffers = [bytearray(BLOCK), bytearray(BLOCK)]
+
+    def rows(self, name: str) -> Iterator[np.ndarray]:
+        """The tensor as [rows, last dimension] in its own dtype. A block is valid until the next one is asked for."""
+        tensor = self.tensors[name]
+        dtype, width = np.dtype(DTYPES[tensor.dtype]), (tensor.shape or (1,))[-1]
+        row = width * dtype.itemsize
+        if row > BLOCK:
+            raise UnsupportedError(f"A row of tensor {name} takes {row:,} bytes.", "Its last dimension is longer than any known model's.", "Report the model.")
+        step = BLOCK // row * row
+
+        def read(start: int) -> memoryview:
+            data = memoryview(self.buffers[start // step % 2])[: min(step, tensor.size - start)]
             if os.preadv(file.fileno(), [data], tensor.offset + start) != len(data):
                 raise CheckpointError(f"{tensor.path.name} ended while it was read.", "It was changed during the build.", "Build again.")
-            return np.frombuffer(data, dtype).reshape(-1, width)
+            return data
 
-        starts = range(0, tensor.size, step)
-        pending = ahead.submit(read, 0)
-        for start in starts:
-            block = pending.result()
-            if start + step < tensor.size:
-                pending = ahead.submit(read, start + step)
-            yield block
+        with open(tensor.path, "rb", buffering=0) as file:
+            pending = self.ahead.submit(read, 0)
+            for start in range(0, tensor.size, step):
+                block = np.frombuffer(pending.result(), dtype).reshape(-1, width)
+                if start + step < tensor.size:
+                    pending = self.ahead.submit(read, start + step)
+                yield block
 
 
 def _not_finite(name: str) -> CheckpointError:
     return CheckpointError(f"Tensor {name} holds NaN or infinity.", "Training diverged, or the file is damaged.", "Fetch the checkpoint again; if it is the same, choose another.")
 
 
-def _cast(node: ir.Node, tensors: Mapping[str, Tensor]) -> Iterator[tuple[int, np.ndarray]]:
+def _cast(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]:
     """(output, bytes to append) of a Weight: its parts one after the other, in the output's dtype."""
     dtype, offset = np.dtype(node.outputs[0].dtype.numpy()), attribute(node, "offset", 0.0)
     for name in attribute(node, "parts"):
-        for rows in _rows(tensors[name], (tensors[name].shape or (1,))[-1]):
+        for rows in reader.rows(name):
             values = rows.astype(np.float32, copy=False)
             if not np.isfinite(values).all():
                 raise _not_finite(name)
@@ -59,17 +69,16 @@ def _cast(node: ir.Node, tensors: Mapping[str, Tensor]) -> Iterator[tuple[int, n
             yield 0, out
 
 
-def _quantize(node: ir.Node, tensors: Mapping[str, Tensor]) -> Iterator[tuple[int, np.ndarray]]:
+def _quantize(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]:
     """(output, bytes to append) of a QuantizedWeight: packed values, scales and zero points of one block of rows after the other."""
     from onnxmake.model.kernels import quantize_rows  # half a second that only a quantised model pays
 
     bits, size, symmetric = (attribute(node, name) for name in ("bits", "block_size", "symmetric"))
     scale_type = node.outputs[1].dtype.numpy()
     for name in attribute(node, "parts"):
-        width = tensors[name].shape[-1]
-        blocks = math.ceil(width / size)
-        for rows in _rows(tensors[name], width):
-            raw = (rows if rows.dtype.itemsize == 2 and tensors[name].dtype == "BF16" else rows.astype(np.float32, copy=False))
+        for rows in reader.rows(name):
+            raw = rows if rows.dtype.name == "bfloat16" else rows.astype(np.float32, copy=False)
+            blocks = math.ceil(rows.shape[1] / size)
             packed = np.empty((len(rows), blocks, size * bits // 8), np.uint8)
             scales = np.empty((len(rows), blocks), np.float32)
             zeros = np.empty((len(rows), math.ceil(blocks * bits / 8)), np.uint8)
@@ -94,30 +103,39 @@ def bind(model: ir.Model, tensors: Mapping[str, Tensor], out: Path, name: str, p
     `progress` is told bytes read and to read. Raises CheckpointError for values that are not finite.
     """
     references = [node for node in model.graph if node.domain == DOMAIN and node.op_type in ENCODERS]
-    total, done, end = sum(tensors[p].size for node in references for p in attribute(node, "parts")), 0, 0
+    total, done = sum(tensors[p].size for node in references for p in attribute(node, "parts")), 0
     for node in references:
         for part in attribute(node, "parts"):
             if tensors[part].dtype not in DTYPES:
                 raise UnsupportedError(f"Tensor {part} has type {tensors[part].dtype}.", "The checkpoint is already quantised.", "Choose one in bfloat16, float16 or float32.")
-    with open(out / name, "wb", buffering=0) as file, ThreadPoolExecutor(1) as behind:
-        written = None
+    places, end = [], 0
+    for node in references:
+        for value in node.outputs:
+            size = value.dtype.numpy().itemsize * math.prod(value.shape)
+            alignment = ALIGNMENT[size >= 4096]
+            end = -(-end // alignment) * alignment
+            places.append((end, size))
+            end += size
+    pages = iter(places)
+    with open(out / name, "wb", buffering=0) as file, ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(1) as behind:
+        if hasattr(os, "posix_fallocate") and end:
+            os.posix_fallocate(file.fileno(), 0, end)  # a full disk says so now, and pages come faster
+        reader, written = Reader(tensors, ahead), None
         for node in references:
-            places = []
-            for value in node.outputs:
-                size = value.dtype.numpy().itemsize * math.prod(value.shape)
-                alignment = ALIGNMENT[size >= 4096]
-                end = -(-end // alignment) * alignment
-                places.append([end, end, size])
-                end += size
-            for output, block in ENCODERS[node.op_type](node, tensors):
+            here = [next(pages) for _ in node.outputs]
+            position = [start for start, _ in here]
+            for output, block in ENCODERS[node.op_type](node, reader):
+                data = memoryview(np.ascontiguousarray(block).view(np.uint8).reshape(-1))
                 if written is not None:
                     written.result()
-                data = memoryview(np.ascontiguousarray(block).view(np.uint8).reshape(-1))
-                written = behind.submit(_write, file.fileno(), data, places[output][1])
-                places[output][1] += len(data)
+                if node.op_type == "Weight":  # may be the reader's own buffer
+                    _write(file.fileno(), data, position[output])
+                else:
+                    written = behind.submit(_write, file.fileno(), data, position[output])
+                position[output] += len(data)
             done += sum(tensors[p].size for p in attribute(node, "parts"))
             progress(done, total)
-            for value, suffix, (start, _, size) in zip(node.outputs, SUFFIXES[node.op_type], places):
+            for value, suffix, (start, size) in zip(node.outputs, SUFFIXES[node.op_type], here):
                 value.name = _label(node) + suffix
                 _initialize(model.graph, value, ir.ExternalTensor(name, start, size, value.dtype, shape=value.shape, name=value.name, base_dir=out))
             model.graph.remove(node, safe=True)
