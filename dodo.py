@@ -1,4 +1,5 @@
 """onnxmake: make for ONNX models. `doit list` shows the targets, `doit build:tiny-int4-cpu` builds one."""
+
 from onnxmake.build import tasks
 
 DOIT_CONFIG = tasks.CONFIG
@@ -33,3 +34,8 @@ def task_try():
 def task_bench():
     """measure built targets"""
     yield from tasks.benches(PLAN)
+
+
+def task_prebuilt():
+    """export the shipped targets' graphs into targets/prebuilt"""
+    return tasks.prebuilt_graphs()

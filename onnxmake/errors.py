@@ -9,7 +9,16 @@ class OnnxmakeError(Exception):
         self.fact, self.cause, self.action = fact, cause, action
 
     def __str__(self) -> str:
-        return "\n".join([self.fact, *(f"  {label}: {text}" for label, text in (("Likely cause", self.cause), ("Next", self.action)) if text)])
+        return "\n".join(
+            [
+                self.fact,
+                *(
+                    f"  {label}: {text}"
+                    for label, text in (("Likely cause", self.cause), ("Next", self.action))
+                    if text
+                ),
+            ]
+        )
 
 
 class TargetError(OnnxmakeError):

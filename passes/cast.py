@@ -3,6 +3,7 @@
 Invariant: the same graph over another float type; rotary tables are still computed in float32. Whatever type the checkpoint has, each
 weight is rounded once, from the checkpoint's values.
 """
+
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,13 +27,19 @@ class Options:
 def _tensor(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.Tensor:
     """Round to `dtype`; what it cannot hold becomes its largest value (masks are written as the lowest float32)."""
     limit = LARGEST.get(dtype, np.inf)
-    return ir.tensor(np.clip(tensor.numpy().astype(np.float32), -limit, limit).astype(dtype.numpy()), dtype=dtype, name=tensor.name)
+    return ir.tensor(
+        np.clip(tensor.numpy().astype(np.float32), -limit, limit).astype(dtype.numpy()), dtype=dtype, name=tensor.name
+    )
 
 
 def rewrite(model: ir.Model, o: Options) -> int:
     graph, new, count = model.graph, TYPES[o.dtype], 0
     if any(node.domain == CONTRIB for node in graph) or not any(node.domain == DOMAIN for node in graph):
-        raise PassError("cast came after optimize or a quantiser.", "It changes types while the graph is still of semantic ops.", "Move cast up, right behind export.")
+        raise PassError(
+            "cast came after optimize or a quantiser.",
+            "It changes types while the graph is still of semantic ops.",
+            "Move cast up, right behind export.",
+        )
     old = next((v.dtype for v in graph.outputs if v.name == "logits"), graph.outputs[0].dtype)
     if old == new:
         return 0
@@ -49,5 +56,7 @@ def rewrite(model: ir.Model, o: Options) -> int:
         elif node.op_type == "Constant" and "value" in node.attributes and node.attributes["value"].value.dtype == old:
             node.attributes["value"] = ir.AttrTensor("value", _tensor(node.attributes["value"].value, new))
         elif node.op_type == "Constant" and "value_float" in node.attributes and node.outputs[0].dtype == new:
-            node.attributes["value"] = ir.AttrTensor("value", _tensor(ir.tensor(np.float32(node.attributes.pop("value_float").value)), new))
+            node.attributes["value"] = ir.AttrTensor(
+                "value", _tensor(ir.tensor(np.float32(node.attributes.pop("value_float").value)), new)
+            )
     return count

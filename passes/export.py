@@ -2,6 +2,7 @@
 
 Invariant: the graph computes what the Transformers class computes from the same config; weights are references by name.
 """
+
 import json
 from dataclasses import dataclass
 from pathlib import Path

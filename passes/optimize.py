@@ -2,6 +2,7 @@
 
 Invariant: equal outputs up to rounding. Linear ops and weight references stay: quantisers read them.
 """
+
 from dataclasses import dataclass
 from typing import Literal
 

@@ -2,6 +2,7 @@
 
 Invariant: the model's bytes hold everything it needs; no reference to the checkpoint is left.
 """
+
 import json
 import shutil
 from dataclasses import dataclass
@@ -18,9 +19,25 @@ from onnxmake.model.safetensors import read_checkpoint
 from onnxmake.model.weights import bind
 
 ENVIRONMENT = "cpu"
-TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json", "added_tokens.json", "vocab.json", "merges.txt")
-READS = ("model.onnx", "checkpoint/config.json", "checkpoint/tokenizer.json", "checkpoint/tokenizer_config.json", "checkpoint/generation_config.json?",
-         "checkpoint/*.safetensors", "checkpoint/model.safetensors.index.json?", *(f"checkpoint/{name}?" for name in TOKENIZER[1:]))
+TOKENIZER = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+READS = (
+    "model.onnx",
+    "checkpoint/config.json",
+    "checkpoint/tokenizer.json",
+    "checkpoint/tokenizer_config.json",
+    "checkpoint/generation_config.json?",
+    "checkpoint/*.safetensors",
+    "checkpoint/model.safetensors.index.json?",
+    *(f"checkpoint/{name}?" for name in TOKENIZER[1:]),
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +49,9 @@ def _json(path: Path) -> dict:
     try:
         return json.loads(path.read_text("utf-8")) if path.exists() else {}
     except ValueError as error:
-        raise CheckpointError(f"{path.name} is not JSON: {error}.", "The file is damaged.", "Fetch the file again.") from error
+        raise CheckpointError(
+            f"{path.name} is not JSON: {error}.", "The file is damaged.", "Fetch the file again."
+        ) from error
 
 
 def run(src: Path, out: Path, o: Options) -> None:
@@ -42,7 +61,9 @@ def run(src: Path, out: Path, o: Options) -> None:
     canonical.canonicalize(model)
     bind(model, read_checkpoint(checkpoint), out, "model.onnx.data", progress)
     canonical.save(model, out / "model.onnx")
-    config = genai.genai_config(model.graph, _json(checkpoint / "config.json"), _json(checkpoint / "generation_config.json"))
+    config = genai.genai_config(
+        model.graph, _json(checkpoint / "config.json"), _json(checkpoint / "generation_config.json")
+    )
     (out / "genai_config.json").write_text(json.dumps(config, indent=2) + "\n")
     for name in ("tokenizer.json", *TOKENIZER):
         if (checkpoint / name).exists():

@@ -3,6 +3,7 @@
 Invariant: bytes equal those of onnxruntime's own quantiser; activations and other weights keep their type. Matrix products become
 MatMulNBits, embedding look-ups GatherBlockQuantized; a tied head and embedding share one tensor where their settings are the same.
 """
+
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,9 @@ class Options:
     symmetric: bool = True  # False: a zero point per block; a little better, a little larger
     lm_head: Literal["same", "int4", "int8", "keep"] = "same"  # "keep": not quantised
     embeddings: Literal["same", "int4", "int8", "keep"] = "same"  # "same": as a tied head, or else as bits
-    accuracy_level: Literal[0, 1, 2, 3, 4] = 4  # of the product: 4 = int8 activations, 1 = float32, 0 = the runtime's choice
+    accuracy_level: Literal[0, 1, 2, 3, 4] = (
+        4  # of the product: 4 = int8 activations, 1 = float32, 0 = the runtime's choice
+    )
 
 
 def rewrite(model: ir.Model, o: Options) -> int:

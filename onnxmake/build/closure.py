@@ -1,4 +1,5 @@
 """Which files of the checkout a step's code can reach: its pass, and the onnxmake modules that imports lead to."""
+
 import ast
 import functools
 from pathlib import Path

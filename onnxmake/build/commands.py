@@ -1,4 +1,5 @@
 """Commands beside doit's own: `list` shows targets, `why` says what a build would do, and for which reason."""
+
 from doit.cmd_base import DoitCmdBase
 from doit.cmd_list import List
 
@@ -22,7 +23,17 @@ class ListTargets(List):
 
     doc_purpose = "list targets"
 
-    def _execute(self, subtasks=False, quiet=True, status=False, private=False, list_deps=False, template=None, sort="name", pos_args=None):  # doit reads the names
+    def _execute(
+        self,
+        subtasks=False,
+        quiet=True,
+        status=False,
+        private=False,
+        list_deps=False,
+        template=None,
+        sort="name",
+        pos_args=None,
+    ):  # doit reads the names
         if pos_args or private or subtasks:
             return super()._execute(subtasks, quiet, status, private, list_deps, template, sort, pos_args)
         plan = load_plan()
@@ -66,7 +77,9 @@ def explain(plan: Plan, name: str) -> list[tuple[str, ...]]:
     target, chain = plan.targets[name]
     checkpoint = chain[0].checkpoint
     fetched = source.is_current(checkpoint)
-    lines: list[tuple[str, ...]] = [("source", "up to date" if fetched else "run", "" if fetched else "the checkpoint is new or has changed")]
+    lines: list[tuple[str, ...]] = [
+        ("source", "up to date" if fetched else "run", "" if fetched else "the checkpoint is new or has changed")
+    ]
     stale = None if fetched else "source"
     last = paths.DIST / name / "manifest.json"
     previous = {s["pass"]: s["id"] for s in read_json(last)["steps"]} if last.exists() else {}
@@ -87,7 +100,11 @@ def explain(plan: Plan, name: str) -> list[tuple[str, ...]]:
         lines.append((step.name, verdict, *_reasons(step, explained, previous)))
         stale = step.name
     done = stale is None and execute.is_delivered(target, chain)
-    lines.append(("dist", "up to date") if done else ("dist", "run", f"follows {stale}" if stale else "dist holds other files, or none"))
+    lines.append(
+        ("dist", "up to date")
+        if done
+        else ("dist", "run", f"follows {stale}" if stale else "dist holds other files, or none")
+    )
     return lines
 
 

@@ -1,4 +1,5 @@
 """What a pass says of itself, read from its source without running its imports: the host has none of the packages it needs."""
+
 import ast
 import dataclasses
 import functools
@@ -33,14 +34,33 @@ def declaration(name: str, where: str = "") -> Declaration:
     """The declaration of passes/<name>.py. Raises TargetError, prefixed by `where`, if there is none or it declares no options or entry."""
     path = paths.PASSES / f"{name}.py"
     if not path.is_file():
-        raise TargetError(f"{where}no pass is named {name!r}.", "passes/ holds one file per pass, and none of that name.", nearest(name, pass_names()))
+        raise TargetError(
+            f"{where}no pass is named {name!r}.",
+            "passes/ holds one file per pass, and none of that name.",
+            nearest(name, pass_names()),
+        )
     tree = ast.parse(path.read_text("utf-8"), path.name)
     light = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module in LIGHT]
-    own = [n for n in tree.body if isinstance(n, ast.Assign) and any(isinstance(t, ast.Name) and t.id in DECLARED for t in n.targets)]
+    own = [
+        n
+        for n in tree.body
+        if isinstance(n, ast.Assign) and any(isinstance(t, ast.Name) and t.id in DECLARED for t in n.targets)
+    ]
     options = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options"]
     entries = [n.name for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in {"rewrite", "run"}]
     namespace: dict = {"__name__": f"passes.{name}"}
     exec(compile(ast.Module([*light, *own, *options], []), str(path), "exec"), namespace)  # noqa: S102  the checkout's own code
     if "Options" not in namespace or not isinstance(namespace.get("ENVIRONMENT"), str) or len(entries) != 1:
-        raise TargetError(f"passes/{path.name} is no pass.", "It needs ENVIRONMENT, a dataclass Options and one of rewrite and run.", "See docs/architecture.md.")
-    return Declaration(name, path, ast.get_docstring(tree) or "", namespace["ENVIRONMENT"], tuple(namespace.get("READS", ("*",))), namespace["Options"])
+        raise TargetError(
+            f"passes/{path.name} is no pass.",
+            "It needs ENVIRONMENT, a dataclass Options and one of rewrite and run.",
+            "See docs/architecture.md.",
+        )
+    return Declaration(
+        name,
+        path,
+        ast.get_docstring(tree) or "",
+        namespace["ENVIRONMENT"],
+        tuple(namespace.get("READS", ("*",))),
+        namespace["Options"],
+    )

@@ -1,4 +1,5 @@
 """Make things exist: checkpoints, steps and dist folders. Each function returns at once where nothing is to do."""
+
 import os
 import shutil
 import time
@@ -21,8 +22,17 @@ def make_source(checkpoint: Checkpoint) -> None:
         wanted = checkpoint.source
         started = time.monotonic()
         with store.workspace() as work:
-            folder = Path(runner.run("onnxmake.model.hub", {"repo": wanted.repo, "revision": wanted.revision, "patterns": list(source.FILES)}, "cpu", work,
-                                     paths.BUILD / "logs" / f"fetch-{checkpoint.id}.log", f"fetch {wanted.repo}", network=True))
+            folder = Path(
+                runner.run(
+                    "onnxmake.model.hub",
+                    {"repo": wanted.repo, "revision": wanted.revision, "patterns": list(source.FILES)},
+                    "cpu",
+                    work,
+                    paths.BUILD / "logs" / f"fetch-{checkpoint.id}.log",
+                    f"fetch {wanted.repo}",
+                    network=True,
+                )
+            )
         say(f"{wanted.repo} at {wanted.revision[:12]}: {folder} ({time.monotonic() - started:.1f} s)")
     source.save_manifest(checkpoint, folder)
 
@@ -57,8 +67,15 @@ def _run(step: Step, explained: dict, digest: str) -> store.Entry:
         src, out = work / "src", work / "out"
         out.mkdir()
         known = _stage(step, explained["inputs"], src)
-        action = {"pass": step.name, "file": str(step.use.declaration.path), "options": asdict(step.use.options), "may_skip": step.use.may_skip, "src": str(src), "out": str(out),
-                  "hint": f"The checkpoint was saved by Transformers {saved_by}." if saved_by else ""}
+        action = {
+            "pass": step.name,
+            "file": str(step.use.declaration.path),
+            "options": asdict(step.use.options),
+            "may_skip": step.use.may_skip,
+            "src": str(src),
+            "out": str(out),
+            "hint": f"The checkpoint was saved by Transformers {saved_by}." if saved_by else "",
+        }
         runner.run("onnxmake.model.step", action, step.use.declaration.environment, work, step.log, step.name)
         return store.commit(digest, explained, out, time.monotonic() - started, known)
 
@@ -77,29 +94,48 @@ def _stage(step: Step, inputs: dict[str, str], src: Path) -> dict[tuple[int, int
     if step.before:
         files = {name: value for name, value in read_json(step.before.manifest)["files"].items() if name in inputs}
         store.lay_out(files, src, link=True)
-    return {(s.st_dev, s.st_ino): sha for name, sha in inputs.items() if not name.startswith(key.PREFIX) for s in [(src / name).stat()]}
+    return {
+        (s.st_dev, s.st_ino): sha
+        for name, sha in inputs.items()
+        if not name.startswith(key.PREFIX)
+        for s in [(src / name).stat()]
+    }
 
 
 def record_of(target: Target, steps: list[Step]) -> dict:
     """What dist/<target>/manifest.json says: the files, and the key of every step behind them."""
     manifests = [read_json(s.manifest) for s in steps]
-    return {"target": target.name, "device": target.device, "source": asdict(target.source), "files": manifests[-1]["files"],
-            "steps": [{"pass": s.name, "id": s.id, "key": m["key"]} for s, m in zip(steps, manifests)]}
+    return {
+        "target": target.name,
+        "device": target.device,
+        "source": asdict(target.source),
+        "files": manifests[-1]["files"],
+        "steps": [{"pass": s.name, "id": s.id, "key": m["key"]} for s, m in zip(steps, manifests)],
+    }
 
 
 def is_delivered(target: Target, steps: list[Step]) -> bool:
     """Whether dist/<target> holds exactly the last step's files, byte for byte."""
     folder = paths.DIST / target.name
-    if not steps[-1].manifest.exists() or not all(s.manifest.exists() for s in steps) or not (folder / "manifest.json").exists():
+    if (
+        not steps[-1].manifest.exists()
+        or not all(s.manifest.exists() for s in steps)
+        or not (folder / "manifest.json").exists()
+    ):
         return False
     record = record_of(target, steps)
     return read_json(folder / "manifest.json") == record and all(
-        (folder / name).is_file() and digest_file(folder / name) == sha for name, (sha, _) in record["files"].items())
+        (folder / name).is_file() and digest_file(folder / name) == sha for name, (sha, _) in record["files"].items()
+    )
 
 
 def deliver(target: Target, steps: list[Step]) -> None:
     """Put real files into dist/<target>, replacing the folder as a whole."""
-    folder, fresh, old = paths.DIST / target.name, paths.DIST / f".new-{target.name}-{os.getpid()}", paths.DIST / f".old-{target.name}-{os.getpid()}"
+    folder, fresh, old = (
+        paths.DIST / target.name,
+        paths.DIST / f".new-{target.name}-{os.getpid()}",
+        paths.DIST / f".old-{target.name}-{os.getpid()}",
+    )
     record = record_of(target, steps)
     try:
         store.lay_out(record["files"], fresh, link=False)

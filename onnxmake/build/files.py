@@ -1,4 +1,5 @@
 """Files that are there whole or not at all."""
+
 import contextlib
 import errno
 import json
@@ -11,10 +12,15 @@ from typing import Any
 
 from onnxmake.errors import StoreError
 
-CAUSES = {errno.ENOSPC: ("The disk is full.", "Free space, or move ONNXMAKE_CACHE or ONNXMAKE_OUTPUT to a larger disk."),
-          errno.EDQUOT: ("The quota is used up.", "Free space, or move ONNXMAKE_CACHE or ONNXMAKE_OUTPUT."),
-          errno.EROFS: ("The file system is read-only.", "Set ONNXMAKE_OUTPUT and ONNXMAKE_CACHE to folders that can be written."),
-          errno.EACCES: ("This user may not write there.", "Correct the rights, or set ONNXMAKE_OUTPUT and ONNXMAKE_CACHE.")}
+CAUSES = {
+    errno.ENOSPC: ("The disk is full.", "Free space, or move ONNXMAKE_CACHE or ONNXMAKE_OUTPUT to a larger disk."),
+    errno.EDQUOT: ("The quota is used up.", "Free space, or move ONNXMAKE_CACHE or ONNXMAKE_OUTPUT."),
+    errno.EROFS: (
+        "The file system is read-only.",
+        "Set ONNXMAKE_OUTPUT and ONNXMAKE_CACHE to folders that can be written.",
+    ),
+    errno.EACCES: ("This user may not write there.", "Correct the rights, or set ONNXMAKE_OUTPUT and ONNXMAKE_CACHE."),
+}
 
 
 @contextlib.contextmanager
@@ -24,7 +30,8 @@ def storage_errors(doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         cause, action = CAUSES.get(error.errno, ("The operating system refused.", "See the message above."))
-        raise StoreError(f"Could not {doing}: {error.strerror} ({error.filename}).", cause, action) from error
+        place = f" ({error.filename})" if error.filename else ""
+        raise StoreError(f"Could not {doing}: {error.strerror}{place}.", cause, action) from error
 
 
 def read_json(path: Path) -> Any:

@@ -1,4 +1,5 @@
 """The key of a step: everything its result depends on, as one JSON document, and its digest."""
+
 import fnmatch
 import functools
 import sys
@@ -26,23 +27,39 @@ def inputs_of(step: Step) -> dict[str, str]:
     available = {PREFIX + name: sha for name, sha in source["files"].items()}
     if step.before:
         available |= {name: sha for name, (sha, _) in read_json(step.before.manifest)["files"].items()}
-    seen = {}
+    seen: dict[str, str] = {}
     for pattern in step.use.declaration.reads:
         optional = pattern.endswith("?")
-        matches = {n: s for n, s in available.items() if fnmatch.fnmatchcase(n, pattern.rstrip("?")) and n.startswith(PREFIX) == pattern.startswith(PREFIX)}
+        matches = {
+            n: s
+            for n, s in available.items()
+            if fnmatch.fnmatchcase(n, pattern.rstrip("?")) and n.startswith(PREFIX) == pattern.startswith(PREFIX)
+        }
         if not matches and not optional and "*" not in pattern:
-            raise CheckpointError(f"{pattern.removeprefix(PREFIX)} is missing; {step.name} needs it.", f"The checkpoint in {source['folder']} is not complete.",
-                                  "Fetch or convert the file (a tokenizer.model alone becomes tokenizer.json when Transformers loads and saves it).")
+            raise _missing(pattern, step, source)
         seen |= matches
     return seen
 
 
+def _missing(pattern: str, step: Step, source: Mapping[str, Any]) -> CheckpointError:
+    return CheckpointError(
+        f"{pattern.removeprefix(PREFIX)} is missing; {step.name} needs it.",
+        f"The checkpoint in {source['folder']} is not complete.",
+        "Fetch or convert the file (a tokenizer.model alone becomes tokenizer.json when Transformers loads and saves it).",
+    )
+
+
 def check_inputs(step: Step) -> None:
     """Raise CheckpointError for a file of the checkpoint that a later step will miss: before the first one runs."""
-    files = read_json(step.checkpoint.manifest)["files"]
+    source = read_json(step.checkpoint.manifest)
     for pattern in step.use.declaration.reads:
-        if pattern.startswith(PREFIX) and not pattern.endswith("?") and "*" not in pattern and pattern.removeprefix(PREFIX) not in files:
-            inputs_of(Step(step.use, step.checkpoint, None))
+        if (
+            pattern.startswith(PREFIX)
+            and not pattern.endswith("?")
+            and "*" not in pattern
+            and pattern.removeprefix(PREFIX) not in source["files"]
+        ):
+            raise _missing(pattern, step, source)
 
 
 @functools.cache
@@ -73,7 +90,11 @@ def digest(explained: Mapping[str, Any]) -> str:
 def difference(old: Any, new: Any, path: str = "") -> list[str]:
     """Leaves that differ, each as 'path: old -> new'."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return [line for k in sorted({*old, *new}) for line in difference(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
+        return [
+            line
+            for k in sorted({*old, *new})
+            for line in difference(old.get(k), new.get(k), f"{path}.{k}" if path else k)
+        ]
     if old == new:
         return []
     short = [("absent" if v is None else v[:12] if isinstance(v, str) and len(v) == 64 else str(v)) for v in (old, new)]

@@ -1,4 +1,5 @@
 """Targets to steps. Steps that read the same with the same options are one, whichever target asks."""
+
 from __future__ import annotations
 
 import functools
@@ -25,7 +26,12 @@ class Step:
 
     @functools.cached_property
     def id(self) -> str:
-        identity = [self.name, asdict(self.use.options), self.use.may_skip, self.before.id if self.before else self.checkpoint.id]
+        identity = [
+            self.name,
+            asdict(self.use.options),
+            self.use.may_skip,
+            self.before.id if self.before else self.checkpoint.id,
+        ]
         return f"{self.name}-{digest_text(canonical_json(identity))[:12]}"
 
     @property
@@ -41,7 +47,9 @@ def checkpoint_of(target: Target, override: str | None = None) -> Checkpoint:
     """The target's checkpoint; `override` is the folder of doit source=..."""
     if override:
         return Checkpoint(target.source, Path(override).resolve())
-    return Checkpoint(target.source, (target.file.parent / target.source.path).resolve() if target.source.path else None)
+    return Checkpoint(
+        target.source, (target.file.parent / target.source.path).resolve() if target.source.path else None
+    )
 
 
 def steps_of(target: Target, checkpoint: Checkpoint) -> list[Step]:

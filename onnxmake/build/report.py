@@ -1,4 +1,5 @@
 """What a person reads while doit runs: one line per step, a bar for long ones, and errors as fact, cause, next action."""
+
 import contextlib
 import sys
 import time
@@ -26,7 +27,11 @@ class Reporter(ConsoleReporter):
 
     def _write_failure(self, result, write_exception: bool = True) -> None:
         failure = result["exception"]
-        text = failure.message if isinstance(failure, TaskFailed) else f"{result['task'].name} hit a bug:\n{failure.get_msg()}"
+        text = (
+            failure.message
+            if isinstance(failure, TaskFailed)
+            else f"{result['task'].name} hit a bug:\n{failure.get_msg()}"
+        )
         print(f"\nERROR {text}", file=sys.stderr, flush=True)
 
     def complete_run(self) -> None:
@@ -41,6 +46,7 @@ def bar(label: str, unit: str = "B") -> Iterator[Callable[[int, int], None]]:
         from tqdm import tqdm
 
         with tqdm(desc=f"  {label}", unit=unit, unit_scale=True, leave=False, disable=False, total=0) as drawn:
+
             def draw(done: int, total: int) -> None:
                 drawn.total = total
                 drawn.update(done - drawn.n)

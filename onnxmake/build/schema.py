@@ -1,12 +1,11 @@
 """Strict reading of tables into frozen dataclasses: the dataclass is the schema, and every error names file, key and the nearest valid name."""
+
 import dataclasses
 import difflib
 import types
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from onnxmake.errors import TargetError
-
-T = TypeVar("T")
 
 
 def nearest(name: str, names) -> str:
@@ -47,23 +46,35 @@ def _convert(value: Any, kind: Any) -> Any:
     raise ValueError
 
 
-def parse(cls: type[T], table: dict, where: str) -> T:
+def parse(cls: type, table: dict, where: str) -> Any:
     """An instance of the dataclass `cls` from `table`; `where` names file and table in errors. Raises TargetError."""
     fields, hints = {f.name: f for f in dataclasses.fields(cls)}, get_type_hints(cls)
     values = {}
     for key, value in table.items():
         if key not in fields:
-            raise TargetError(f"{where}: unknown key {key!r}.", "A typing error, or an option of another pass or version.", nearest(key, fields))
+            raise TargetError(
+                f"{where}: unknown key {key!r}.",
+                "A typing error, or an option of another pass or version.",
+                nearest(key, fields),
+            )
         try:
             values[key] = _convert(value, hints[key])
         except ValueError:
-            options = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
-            advice = nearest(value, [o for o in options if isinstance(o, str)]) if isinstance(value, str) and options else f"Write {_expected(hints[key])}."
-            raise TargetError(f"{where}: {key} = {value!r} is not {_expected(hints[key])}.", "The value has the wrong type or is out of range.", advice) from None
+            names = [o for o in get_args(hints[key]) if isinstance(o, str)]  # those of a Literal
+            advice = nearest(value, names) if isinstance(value, str) and names else f"Write {_expected(hints[key])}."
+            raise TargetError(
+                f"{where}: {key} = {value!r} is not {_expected(hints[key])}.",
+                "The value has the wrong type or is out of range.",
+                advice,
+            ) from None
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise TargetError(f"{where}: key {name!r} is missing.", "It has no default.", f"Add {name} = {_expected(hints[name])}.")
+            raise TargetError(
+                f"{where}: key {name!r} is missing.", "It has no default.", f"Add {name} = {_expected(hints[name])}."
+            )
     try:
         return cls(**values)
     except ValueError as error:
-        raise TargetError(f"{where}: {error}.", "The values do not go together.", "Change one of them.") from None
+        raise TargetError(
+            f"{where}: {error}.", "A value is out of range, or two do not go together.", "Change it in the target file."
+        ) from None

@@ -1,4 +1,5 @@
 """The checkpoint: found or fetched, its headers checked, described by a manifest. Its bytes stay where they are."""
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,27 @@ from onnxmake.build.target import Source
 from onnxmake.errors import CheckpointError, SourceError
 from onnxmake.model.safetensors import read_checkpoint
 
-FILES = ("config.json", "generation_config.json", "model.safetensors.index.json", "*.safetensors", "tokenizer*.json", "special_tokens_map.json",
-         "added_tokens.json", "vocab.json", "merges.txt", "chat_template.*")
-SHAPELESS = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "initializer_range", "transformers.js_config"}  # config keys that shape no graph
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "*.safetensors",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.*",
+)
+SHAPELESS = {
+    "_name_or_path",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+    "use_cache",
+    "initializer_range",
+    "transformers.js_config",
+}  # config keys that shape no graph
 
 
 @dataclass(frozen=True)
@@ -39,23 +58,42 @@ def describe(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     SourceError where the folder or config.json is missing, CheckpointError where a file is damaged.
     """
     if not folder.is_dir():
-        raise SourceError(f"The checkpoint folder {folder} does not exist.", "source.path is relative to the target file.", "Correct path, or give doit source=FOLDER.")
+        raise SourceError(
+            f"The checkpoint folder {folder} does not exist.",
+            "source.path is relative to the target file.",
+            "Correct path, or give doit source=FOLDER.",
+        )
     config = folder / "config.json"
     if not config.is_file():
-        raise SourceError(f"{folder} holds no config.json.", "It is not a Hugging Face checkpoint, or one folder above or below it.", "Point source at the folder with config.json.")
+        raise SourceError(
+            f"{folder} holds no config.json.",
+            "It is not a Hugging Face checkpoint, or one folder above or below it.",
+            "Point source at the folder with config.json.",
+        )
     try:
         settings = json.loads(config.read_text("utf-8"))
         if not isinstance(settings, dict):
             raise ValueError("not an object")
     except ValueError as error:
-        raise CheckpointError(f"config.json is not a JSON object: {error}.", "The file is damaged, or an error page was saved in its place.", "Fetch the file again.") from error
+        raise CheckpointError(
+            f"config.json is not a JSON object: {error}.",
+            "The file is damaged, or an error page was saved in its place.",
+            "Fetch the file again.",
+        ) from error
     tensors = read_checkpoint(folder)
     derived = {
         "architecture.json": canonical_json({k: v for k, v in settings.items() if k not in SHAPELESS}),
         "tensors.json": canonical_json({name: list(t.shape) for name, t in tensors.items()}),
     }
     used = {t.path.name for t in tensors.values()}
-    files = sorted({p for pattern in FILES for p in folder.glob(pattern) if p.is_file() and (p.suffix != ".safetensors" or p.name in used)})
+    files = sorted(
+        {
+            p
+            for pattern in FILES
+            for p in folder.glob(pattern)
+            if p.is_file() and (p.suffix != ".safetensors" or p.name in used)
+        }
+    )
     return {p.name: digest_file(p) for p in files}, derived
 
 
@@ -63,7 +101,11 @@ def save_manifest(checkpoint: Checkpoint, folder: Path) -> None:
     """Write the checkpoint's manifest and derived files; an equal manifest is left alone."""
     files, derived = describe(folder)
     settings = read_json(folder / "config.json")
-    manifest = {"folder": str(folder), "files": files | {name: digest_text(text) for name, text in derived.items()}, "saved_by": settings.get("transformers_version")}
+    manifest = {
+        "folder": str(folder),
+        "files": files | {name: digest_text(text) for name, text in derived.items()},
+        "saved_by": settings.get("transformers_version"),
+    }
     if checkpoint.manifest.exists() and read_json(checkpoint.manifest) == manifest:
         return
     for name, text in derived.items():
@@ -79,7 +121,12 @@ def is_current(checkpoint: Checkpoint) -> bool:
     folder = Path(manifest["folder"])
     if checkpoint.folder not in (None, folder):
         return False
-    originals = {name: sha for name, sha in manifest["files"].items() if name not in ("architecture.json", "tensors.json")}
-    present = {p.name for pattern in FILES for p in folder.glob(pattern)} if folder.is_dir() else set()
-    return set(originals) <= present and all(digest_file(folder / name) == sha for name, sha in originals.items()) and not (
-        {n for n in present - set(originals) if not n.endswith(".safetensors")})
+    originals = {
+        name: sha for name, sha in manifest["files"].items() if name not in ("architecture.json", "tensors.json")
+    }
+    present = {p.name for pattern in FILES for p in folder.glob(pattern) if p.is_file()} if folder.is_dir() else set()
+    return (
+        set(originals) <= present
+        and all(digest_file(folder / name) == sha for name, sha in originals.items())
+        and not ({n for n in present - set(originals) if not n.endswith(".safetensors") or n == "model.safetensors"})
+    )

@@ -1,4 +1,5 @@
 """The store: objects by the sha256 of their content, entries by the key of the step that made them. Local, then read-only layers."""
+
 import os
 import shutil
 import time
@@ -12,6 +13,7 @@ from filelock import FileLock
 from onnxmake.build import paths
 from onnxmake.build.digest import canonical_json, digest_file, remember
 from onnxmake.build.files import place, read_json, storage_errors, write_atomically
+from onnxmake.errors import StoreError
 
 PREBUILT = paths.TARGETS / "prebuilt"
 
@@ -93,7 +95,14 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def commit(key: str, explained: Mapping, folder: Path, seconds: float, known: Mapping[tuple[int, int], str], layer: Path | None = None) -> Entry:
+def commit(
+    key: str,
+    explained: Mapping,
+    folder: Path,
+    seconds: float,
+    known: Mapping[tuple[int, int], str],
+    layer: Path | None = None,
+) -> Entry:
     """Move a finished step's files into the store and record them under `key`; the record comes last. Raises StoreError.
 
     `explained` is the key's full JSON. `known` gives the digest of files by (device, inode): those handed through unchanged are not read.
@@ -112,7 +121,9 @@ def commit(key: str, explained: Mapping, folder: Path, seconds: float, known: Ma
                 os.chmod(path, 0o444)
                 os.replace(path, target)
             remember(target, sha)
-    write_atomically(entry_path(layer, key), canonical_json({"key": explained, "files": files, "seconds": round(seconds, 3)}))
+    write_atomically(
+        entry_path(layer, key), canonical_json({"key": explained, "files": files, "seconds": round(seconds, 3)})
+    )
     return Entry(key, files, layer, seconds)
 
 
@@ -126,7 +137,23 @@ def lay_out(files: Mapping[str, list], folder: Path, link: bool) -> None:
     with storage_errors(f"write {folder.name}"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, (sha, size) in files.items():
-            source = next(p for p in (object_path(layer, sha) for layer in layers()) if _whole(p, size))
+            source = next((p for p in (object_path(layer, sha) for layer in layers()) if _whole(p, size)), None)
+            if source is None:
+                raise StoreError(
+                    f"The store has lost {name}.",
+                    f"{paths.CACHE / 'store'} was emptied while a build ran.",
+                    "Build again.",
+                )
             place(source, folder / name, link)
             if not link:
                 os.chmod(folder / name, 0o644)
+
+
+def copy(entry: Entry, layer: Path) -> None:
+    """Copy an entry and its objects to another layer, objects first."""
+    for sha, _ in entry.files.values():
+        target = object_path(layer, sha)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        place(object_path(entry.layer, sha), target, link=False)
+    write_atomically(entry_path(layer, entry.key), entry_path(entry.layer, entry.key).read_text("utf-8"))

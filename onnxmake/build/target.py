@@ -1,4 +1,5 @@
 """A target file: which checkpoint, which device, which passes. Pure data, read strictly."""
+
 import re
 import tomllib
 from dataclasses import dataclass, fields
@@ -27,7 +28,9 @@ class Source:
         if self.path is not None and self.revision is not None:
             raise ValueError("revision goes with repo; a folder has none")
         if self.repo is not None and not COMMIT.fullmatch(self.revision or ""):
-            raise ValueError(f"revision = {self.revision!r} is not a commit of 40 hex digits; a branch or tag may change under the build")
+            raise ValueError(
+                f"revision = {self.revision!r} is not a commit of 40 hex digits; a branch or tag may change under the build"
+            )
 
 
 @dataclass(frozen=True)
@@ -72,39 +75,74 @@ class _Head:
 
 def _use(table: dict, number: int, device: str, where: str) -> Use:
     if not isinstance(table.get("use"), str):
-        raise TargetError(f"{where}: [[pass]] {number} has no use = \"...\".", "Each pass is named by its file.", 'Add use = "<pass>".')
+        raise TargetError(
+            f'{where}: [[pass]] {number} has no use = "...".', "Each pass is named by its file.", 'Add use = "<pass>".'
+        )
     options = {key: value for key, value in table.items() if key not in ("use", "may_skip")}
     if not isinstance(table.get("may_skip", False), bool):
-        raise TargetError(f"{where}: may_skip of [[pass]] {number} is not true or false.", "The value has the wrong type.", "Write may_skip = true.")
+        raise TargetError(
+            f"{where}: may_skip of [[pass]] {number} is not true or false.",
+            "The value has the wrong type.",
+            "Write may_skip = true.",
+        )
     found = declaration(table["use"], f"{where}: [[pass]] {number}: ")
     known = {f.name for f in fields(found.options)}
     if "device" in known:
         options.setdefault("device", device)
-    return Use(found, parse(found.options, options, f"{where}: [[pass]] {number} ({found.name})"), table.get("may_skip", False))
+    return Use(
+        found, parse(found.options, options, f"{where}: [[pass]] {number} ({found.name})"), table.get("may_skip", False)
+    )
 
 
 def read_target(file: Path) -> Target:
     """Read one target file. Raises TargetError with file, key, what was expected and the nearest valid name."""
     where = paths.shown(file)
-    text = file.read_text("utf-8")
     try:
+        text = file.read_text("utf-8")
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise TargetError(f"{where} is not TOML: {error}.", "A quote, bracket or equals sign is missing there.", "Mend that line.") from None
+    except ValueError as error:
+        raise TargetError(
+            f"{where} is not TOML: {error}.", "A quote, bracket or equals sign is missing there.", "Mend that line."
+        ) from None
     allowed = {"device": str, "source": dict, "pass": list, "bench": dict}
     for key, value in table.items():
         if key not in allowed:
-            raise TargetError(f"{where}: unknown key {key!r}.", "A typing error, or a table of another version.", nearest(key, allowed))
-        if not isinstance(value, allowed[key]):
+            raise TargetError(
+                f"{where}: unknown key {key!r}.",
+                "A typing error, or a table of another version.",
+                nearest(key, allowed),
+            )
+        if not isinstance(value, allowed[key]) or (
+            key == "pass" and not all(isinstance(entry, dict) for entry in value)
+        ):
             form = {"source": "[source]", "bench": "[bench]", "pass": "[[pass]]"}.get(key, 'device = "cpu"')
-            raise TargetError(f"{where}: {key} is not written as {form}.", "The value has the wrong type.", f"Write {form}.")
-    for key, advice in (("source", "Add [source] with repo and revision, or path."), ("pass", 'Add [[pass]] with use = "export" and those that follow.')):
+            raise TargetError(
+                f"{where}: {key} is not written as {form}.", "The value has the wrong type.", f"Write {form}."
+            )
+    for key, advice in (
+        ("source", "Add [source] with repo and revision, or path."),
+        ("pass", 'Add [[pass]] with use = "export" and those that follow.'),
+    ):
         if not table.get(key):
             raise TargetError(f"{where}: {key} is missing.", "A target needs a checkpoint and passes.", advice)
     head = parse(_Head, {k: v for k, v in table.items() if k == "device"}, where)
     uses = tuple(_use(t, i, head.device, where) for i, t in enumerate(table["pass"], 1))
+    if any(not pattern.startswith("checkpoint/") for pattern in uses[0].declaration.reads):
+        raise TargetError(
+            f"{where}: [[pass]] 1 ({uses[0].declaration.name}) works on a graph, and none is there yet.",
+            "The target does not begin with export.",
+            'Add [[pass]] with use = "export" above it.',
+        )
     comment = next((line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")), "")
-    return Target(file.stem, file, comment, head.device, parse(Source, table["source"], f"{where}: [source]"), uses, parse(Bench, table.get("bench", {}), f"{where}: [bench]"))
+    return Target(
+        file.stem,
+        file,
+        comment,
+        head.device,
+        parse(Source, table["source"], f"{where}: [source]"),
+        uses,
+        parse(Bench, table.get("bench", {}), f"{where}: [bench]"),
+    )
 
 
 def read_targets(folders: list[Path]) -> dict[str, Target | TargetError]:
@@ -112,12 +150,14 @@ def read_targets(folders: list[Path]) -> dict[str, Target | TargetError]:
     out: dict[str, Target | TargetError] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise TargetError(f"The targets folder {folder} does not exist.", "ONNXMAKE_TARGETS names it.", "Correct ONNXMAKE_TARGETS, a list of folders.")
+            raise TargetError(
+                f"The targets folder {folder} does not exist.",
+                "ONNXMAKE_TARGETS names it.",
+                "Correct ONNXMAKE_TARGETS, a list of folders.",
+            )
         for file in sorted(folder.glob("*.toml")):
             try:
                 out[file.stem] = read_target(file)
             except TargetError as error:
                 out[file.stem] = error
     return out
-
-

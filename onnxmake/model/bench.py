@@ -1,9 +1,12 @@
 """Measure a built model through ONNX Runtime GenAI: load, prefill, decode, memory. Seconds, tokens a second, bytes."""
+
+import json
 import random
 import resource
 import statistics
 import sys
 import time
+from pathlib import Path
 
 from onnxmake.model.step import serve
 
@@ -30,11 +33,9 @@ def _run(og, model, prompt: list[int], new_tokens: int) -> tuple[float, float]:
 
 
 def bench(folder: str, prompt_tokens: list[int], new_tokens: int, repeats: int) -> dict:
-    import json
-
     import onnxruntime_genai as og
 
-    vocabulary = json.load(open(f"{folder}/genai_config.json"))["model"]["vocab_size"]
+    vocabulary = json.loads(Path(folder, "genai_config.json").read_text())["model"]["vocab_size"]
     started = time.perf_counter()
     model = og.Model(folder)
     load = time.perf_counter() - started
@@ -43,8 +44,14 @@ def bench(folder: str, prompt_tokens: list[int], new_tokens: int, repeats: int) 
         prompt = random.Random(0).choices(range(vocabulary), k=count)
         _run(og, model, prompt, min(new_tokens, 8))  # warm-up
         timed = [_run(og, model, prompt, new_tokens) for _ in range(repeats)]
-        runs.append({"prompt_tokens": count, "first_token_s": _percentiles([f for f, _ in timed], False), "prefill": _percentiles([count / f for f, _ in timed], True),
-                     "decode": _percentiles([1 / d for _, d in timed], True)})
+        runs.append(
+            {
+                "prompt_tokens": count,
+                "first_token_s": _percentiles([f for f, _ in timed], False),
+                "prefill": _percentiles([count / f for f, _ in timed], True),
+                "decode": _percentiles([1 / d for _, d in timed], True),
+            }
+        )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"load_s": load, "runs": runs, "peak_bytes": peak}
 

@@ -1,4 +1,5 @@
 """Block-quantised products and look-ups: what every weight-only quantiser turns Linear and Gather into."""
+
 import math
 
 import onnx_ir as ir
@@ -10,7 +11,11 @@ from onnxmake.model.graph import CONTRIB, DOMAIN, attribute, emit, emit_many, in
 def find_head(graph: ir.Graph) -> ir.Node | None:
     """The Linear op behind the logits, looking through operations on single values such as a soft cap."""
     value = graph.outputs[0]
-    while (node := value.producer()) is not None and node.domain == "" and node.op_type in {"Mul", "Div", "Tanh", "Cast", "Add"}:
+    while (
+        (node := value.producer()) is not None
+        and node.domain == ""
+        and node.op_type in {"Mul", "Div", "Tanh", "Cast", "Add"}
+    ):
         value = next((v for v in node.inputs if v.shape is not None and v.shape.rank() == 3), node.inputs[0])
     return node if node is not None and node.op_type == "Linear" and node.domain == DOMAIN else None
 
@@ -19,10 +24,24 @@ def _reference(before: ir.Node, weight: ir.Node, bits: int, block: int, symmetri
     """packed [N, blocks, block * bits / 8], scales [N, blocks] and, if asymmetric, zero points [N, ceil(blocks * bits / 8)] of a weight [N, K]."""
     rows, width = weight.outputs[0].shape
     blocks = math.ceil(width / block)
-    shapes = [[rows, blocks, block * bits // 8], [rows, blocks]] + ([] if symmetric else [[rows, math.ceil(blocks * bits / 8)]])
+    shapes = [[rows, blocks, block * bits // 8], [rows, blocks]] + (
+        [] if symmetric else [[rows, math.ceil(blocks * bits / 8)]]
+    )
     byte = ir.DataType.UINT8
-    return list(emit_many(before, "QuantizedWeight", [], shapes, DOMAIN, [byte, weight.outputs[0].dtype, byte],
-                          parts=attribute(weight, "parts"), bits=bits, block_size=block, symmetric=int(symmetric)))
+    return list(
+        emit_many(
+            before,
+            "QuantizedWeight",
+            [],
+            shapes,
+            DOMAIN,
+            [byte, weight.outputs[0].dtype, byte],
+            parts=attribute(weight, "parts"),
+            bits=bits,
+            block_size=block,
+            symmetric=int(symmetric),
+        )
+    )
 
 
 def quantize_linear(node: ir.Node, bits: int, block: int, symmetric: bool, accuracy_level: int) -> int:
@@ -34,7 +53,18 @@ def quantize_linear(node: ir.Node, bits: int, block: int, symmetric: bool, accur
     rows, width = value.shape
     packed, scales, *zeros = _reference(node, weight, bits, block, symmetric)
     operands = [x, packed, scales, *(zeros or ([None] if bias else [])), *([None, *bias] if bias else [])]
-    out = emit(node, "MatMulNBits", operands, node.outputs[0].shape, CONTRIB, K=width, N=rows, bits=bits, block_size=block, accuracy_level=accuracy_level)
+    out = emit(
+        node,
+        "MatMulNBits",
+        operands,
+        node.outputs[0].shape,
+        CONTRIB,
+        K=width,
+        N=rows,
+        bits=bits,
+        block_size=block,
+        accuracy_level=accuracy_level,
+    )
     replace(node, [out])
     return 1
 
@@ -44,11 +74,24 @@ def quantize_gather(node: ir.Node, bits: int, block: int, symmetric: bool) -> in
     value, ids = node.inputs
     rows, width = value.shape
     if width % block:
-        raise UnsupportedError(f"The embedding is {width} wide, which block_size {block} does not divide.", "A look-up reads whole blocks only.",
-                               'Choose a block_size that divides it, or embeddings = "keep".')
+        raise UnsupportedError(
+            f"The embedding is {width} wide, which block_size {block} does not divide.",
+            "A look-up reads whole blocks only.",
+            'Choose a block_size that divides it, or embeddings = "keep".',
+        )
     packed, scales, *zeros = _reference(node, value.producer(), bits, block, symmetric)
     flat = emit(node, "Reshape", [packed, integers(node.graph, [rows, width * bits // 8])], [rows, width * bits // 8])
-    out = emit(node, "GatherBlockQuantized", [flat, ids, scales, *zeros], node.outputs[0].shape, CONTRIB, dtype=scales.dtype,
-               bits=bits, block_size=block, gather_axis=0, quantize_axis=1)
+    out = emit(
+        node,
+        "GatherBlockQuantized",
+        [flat, ids, scales, *zeros],
+        node.outputs[0].shape,
+        CONTRIB,
+        dtype=scales.dtype,
+        bits=bits,
+        block_size=block,
+        gather_axis=0,
+        quantize_axis=1,
+    )
     replace(node, [out])
     return 1

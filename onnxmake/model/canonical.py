@@ -1,4 +1,5 @@
 """One form for equal graphs, so that equal models are equal bytes; and the checks that every saved graph passes."""
+
 from pathlib import Path
 
 import onnx_ir as ir
@@ -44,14 +45,26 @@ def verify(model: ir.Model) -> None:
     for node in graph:
         for value in node.inputs:
             if value is not None and value not in known:
-                raise PassError(f"{node.op_type} node {node.name} reads {value.name!r}, which nothing makes.", "The pass left a graph with loose ends.", "This is a bug in the pass.")
+                raise PassError(
+                    f"{node.op_type} node {node.name} reads {value.name!r}, which nothing makes.",
+                    "The pass left a graph with loose ends.",
+                    "This is a bug in the pass.",
+                )
         known.update(node.outputs)
         names += [v.name for v in node.outputs if v.name]
     if double := sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []:
-        raise PassError(f"The name {double[0]!r} stands for two values.", "The pass left a graph with equal names.", "This is a bug in the pass.")
+        raise PassError(
+            f"The name {double[0]!r} stands for two values.",
+            "The pass left a graph with equal names.",
+            "This is a bug in the pass.",
+        )
     for value in graph.outputs:
         if value not in known or value.dtype is None:
-            raise PassError(f"Output {value.name!r} is made by no node or has no type.", "The pass lost it.", "This is a bug in the pass.")
+            raise PassError(
+                f"Output {value.name!r} is made by no node or has no type.",
+                "The pass lost it.",
+                "This is a bug in the pass.",
+            )
 
 
 def save(model: ir.Model, path: Path) -> None:

@@ -1,4 +1,5 @@
 """The configuration that ONNX Runtime GenAI reads beside a model."""
+
 from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
@@ -16,10 +17,19 @@ def genai_config(graph: ir.Graph, config: Mapping, generation: Mapping, options:
     pad = _tokens("pad_token_id", generation, config)
     ends = eos if isinstance(eos, list) else [eos]
     context = config["max_position_embeddings"]
-    names = {"input_ids": "input_ids", "attention_mask": "attention_mask", "position_ids": "position_ids",
-             "past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"}
+    names = {
+        "input_ids": "input_ids",
+        "attention_mask": "attention_mask",
+        "position_ids": "position_ids",
+        "past_key_names": "past_key_values.%d.key",
+        "past_value_names": "past_key_values.%d.value",
+    }
     present = {key: name for key, name in names.items() if name.replace("%d", "0") in inputs}
-    search = {key: generation[key] for key in ("do_sample", "repetition_penalty", "temperature", "top_k", "top_p") if generation.get(key) is not None}
+    search = {
+        key: generation[key]
+        for key in ("do_sample", "repetition_penalty", "temperature", "top_k", "top_p")
+        if generation.get(key) is not None
+    }
     return {
         "model": {
             "type": "decoder",
@@ -37,7 +47,11 @@ def genai_config(graph: ir.Graph, config: Mapping, generation: Mapping, options:
                 "num_key_value_heads": heads[1],
                 "num_hidden_layers": sum(name.startswith("present.") for name in outputs) // 2,
                 "inputs": present,
-                "outputs": {"logits": "logits", "present_key_names": "present.%d.key", "present_value_names": "present.%d.value"},
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
             },
         },
         "search": {"do_sample": False, "max_length": context, "past_present_share_buffer": True, **search},

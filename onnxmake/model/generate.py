@@ -1,5 +1,7 @@
 """Generate text with a built model through ONNX Runtime GenAI, streaming: one {"text"} line per token."""
+
 import json
+from pathlib import Path
 
 from onnxmake.errors import UnsupportedError
 from onnxmake.model.step import serve
@@ -12,9 +14,15 @@ def generate(folder: str, prompt: str, tokens: int) -> dict:
     tokenizer = og.Tokenizer(model)
     ids = tokenizer.encode(prompt)
     if not len(ids):
-        raise UnsupportedError("The prompt is empty.", "-p was not given.", 'Give a prompt: doit try:NAME -p "some text".')
+        raise UnsupportedError(
+            "The prompt is empty.", "-p was not given.", 'Give a prompt: doit try:NAME -p "some text".'
+        )
     params = og.GeneratorParams(model)
-    params.set_search_options(max_length=min(len(ids) + tokens, json.load(open(f"{folder}/genai_config.json"))["model"]["context_length"]))
+    params.set_search_options(
+        max_length=min(
+            len(ids) + tokens, json.loads(Path(folder, "genai_config.json").read_text())["model"]["context_length"]
+        )
+    )
     generator = og.Generator(model, params)
     generator.append_tokens(ids)
     stream, text = tokenizer.create_stream(), ""

@@ -1,4 +1,5 @@
 """The few graph operations that passes share, over onnx_ir."""
+
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -12,8 +13,14 @@ def constant(graph: ir.Graph, array: np.ndarray) -> ir.Value:
     """An initializer holding `array`; the same array gives the same value."""
     name = f"const_{array.dtype}_{'x'.join(map(str, array.shape))}_{'_'.join(map(str, array.ravel().tolist()))}"
     if name not in graph.initializers:
-        graph.register_initializer(ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape),
-                                            type=ir.TensorType(ir.DataType.from_numpy(array.dtype))))
+        graph.register_initializer(
+            ir.Value(
+                name=name,
+                const_value=ir.tensor(array, name=name),
+                shape=ir.Shape(array.shape),
+                type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+            )
+        )
     return graph.initializers[name]
 
 
@@ -21,13 +28,28 @@ def integers(graph: ir.Graph, values: Sequence[int]) -> ir.Value:
     return constant(graph, np.array(values, np.int64))
 
 
-def emit(before: ir.Node, op: str, inputs: Sequence[ir.Value | None], shape: Iterable, domain: str = "", dtype: ir.DataType | None = None, **attributes) -> ir.Value:
+def emit(
+    before: ir.Node,
+    op: str,
+    inputs: Sequence[ir.Value | None],
+    shape: Iterable,
+    domain: str = "",
+    dtype: ir.DataType | None = None,
+    **attributes,
+) -> ir.Value:
     """A new one-output node in front of `before`; dtype is that of the first input unless given."""
     return emit_many(before, op, inputs, [shape], domain, [dtype or inputs[0].dtype], **attributes)[0]
 
 
-def emit_many(before: ir.Node, op: str, inputs: Sequence[ir.Value | None], shapes: Sequence[Iterable | None], domain: str = "",
-              dtypes: Sequence[ir.DataType | None] = (), **attributes) -> Sequence[ir.Value]:
+def emit_many(
+    before: ir.Node,
+    op: str,
+    inputs: Sequence[ir.Value | None],
+    shapes: Sequence[Iterable | None],
+    domain: str = "",
+    dtypes: Sequence[ir.DataType | None] = (),
+    **attributes,
+) -> Sequence[ir.Value]:
     """A new node in front of `before`; an output whose shape is None stays nameless and unused."""
     node = ir.node(op, inputs, domain=domain, attributes=attributes, num_outputs=len(shapes))
     for i, (value, shape) in enumerate(zip(node.outputs, shapes)):
@@ -53,7 +75,9 @@ def prune(graph: ir.Graph) -> None:
     for node in reversed(list(graph)):
         if not any(o.uses() or o.is_graph_output() for o in node.outputs):
             graph.remove(node, safe=True)
-    for name in [name for name, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()]:
+    for name in [
+        name for name, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()
+    ]:
         graph.initializers.pop(name)
 
 

@@ -2,6 +2,8 @@
 
 {"repo", "revision", "patterns"} -> the folder. HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and the token are huggingface_hub's own.
 """
+
+import contextlib
 import hashlib
 import json
 import time
@@ -25,58 +27,110 @@ def _digest(path: Path, lfs: bool) -> str:
 
 def fetch(repo: str, revision: str, patterns: list[str]) -> str:
     """The folder with the repository's files at `revision` that match `patterns`. Raises SourceError."""
-    import huggingface_hub as hub
-    from huggingface_hub import errors
+    from huggingface_hub import HfApi, constants, errors
+    from huggingface_hub.file_download import repo_folder_name
     from huggingface_hub.utils import filter_repo_objects
 
     where = f"{repo} at {revision[:12]}"
-    marker = Path(hub.constants.HF_HUB_CACHE) / hub.file_download.repo_folder_name(repo_id=repo, repo_type="model") / f".onnxmake-{revision}.json"
-    if marker.exists():
-        record = json.loads(marker.read_text())
-        if record["patterns"] == patterns and all((Path(record["folder"]) / name).exists() for name in record["files"]):
-            return record["folder"]
     try:
-        info = hub.HfApi().model_info(repo, revision=revision, files_metadata=True)
-        wanted = {s.rfilename: s for s in info.siblings if s.rfilename in set(filter_repo_objects([s.rfilename for s in info.siblings], allow_patterns=patterns))}
+        marker = (
+            Path(constants.HF_HUB_CACHE)
+            / repo_folder_name(repo_id=repo, repo_type="model")
+            / f".onnxmake-{revision}.json"
+        )
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            record = json.loads(marker.read_text())
+            if record["patterns"] == patterns and all(
+                (Path(record["folder"]) / name).exists() for name in record["files"]
+            ):
+                return record["folder"]
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+        wanted = {
+            s.rfilename: s
+            for s in info.siblings
+            if s.rfilename in set(filter_repo_objects([s.rfilename for s in info.siblings], allow_patterns=patterns))
+        }
         wanted = {name: s for name, s in wanted.items() if "/" not in name}
         total, done, folder = sum(s.size or 0 for s in wanted.values()), 0, None
         for name, sibling in wanted.items():
-            path = _download(hub, repo, revision, name, sibling.lfs.sha256 if sibling.lfs else sibling.blob_id, bool(sibling.lfs))
+            path = _download(
+                repo, revision, name, sibling.lfs.sha256 if sibling.lfs else sibling.blob_id, bool(sibling.lfs)
+            )
             folder, done = path.parent, done + (sibling.size or 0)
             progress(done, total)
-    except errors.RepositoryNotFoundError as error:
-        raise SourceError(f"The hub has no model {repo}, or hides it.", "A typing error in source.repo, or a private or gated model.", "Correct it, or set HF_TOKEN after asking for access.") from error
+    except errors.HFValidationError as error:
+        raise SourceError(
+            f"{repo} is no name of a hub repository.",
+            "A typing error in source.repo.",
+            "Write owner/name, as in the address of the model's page.",
+        ) from error
     except errors.GatedRepoError as error:
-        raise SourceError(f"{repo} is gated.", "Its owners ask for consent first.", "Accept the terms on the model's page and set HF_TOKEN.") from error
+        raise SourceError(
+            f"{repo} is gated.",
+            "Its owners ask for consent first.",
+            "Accept the terms on the model's page and set HF_TOKEN.",
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise SourceError(
+            f"The hub has no model {repo}, or hides it.",
+            "A typing error in source.repo, or a private model.",
+            "Correct it, or set HF_TOKEN after asking for access.",
+        ) from error
     except errors.RevisionNotFoundError as error:
-        raise SourceError(f"{repo} has no commit {revision}.", "It is of another repository, or was deleted.", "Copy the commit from the model's history.") from error
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, OSError) as error:
-        if isinstance(error, OSError) and error.errno == 28:
+        raise SourceError(
+            f"{repo} has no commit {revision}.",
+            "It is of another repository, or was deleted.",
+            "Copy the commit from the model's history.",
+        ) from error
+    except (errors.HTTPError, OSError, ValueError) as error:
+        if getattr(error, "errno", None):
             raise
-        raise SourceError(f"{where} could not be fetched: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", "No network, or the hub does not answer.",
-                          "Try again: what has arrived is kept. Or fetch it elsewhere and give doit source=FOLDER.") from error
+        if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
+            raise SourceError(
+                f"The hub refuses to serve {where}.",
+                "The token is wrong, expired, or may not read this model.",
+                "Set HF_TOKEN to a token that may, or unset it.",
+            ) from error
+        raise SourceError(
+            f"{where} could not be fetched: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            "No network, or the hub does not answer.",
+            "Try again: what has arrived is kept. Or fetch it elsewhere and give doit source=FOLDER.",
+        ) from error
     if folder is None:
-        raise SourceError(f"{where} holds none of the files a build needs.", "It is no Transformers checkpoint.", "Choose a repository with config.json and safetensors files.")
+        raise SourceError(
+            f"{where} holds none of the files a build needs.",
+            "It is no Transformers checkpoint.",
+            "Choose a repository with config.json and safetensors files.",
+        )
     marker.write_text(json.dumps({"patterns": patterns, "folder": str(folder), "files": sorted(wanted)}))
     return str(folder)
 
 
-def _download(hub, repo: str, revision: str, name: str, expected: str, lfs: bool) -> Path:
+def _download(repo: str, revision: str, name: str, expected: str, lfs: bool) -> Path:
     """One file, checked. A cut connection is resumed; a file with another digest is thrown away and fetched once more."""
+    from huggingface_hub import errors, hf_hub_download
+
     for attempt in range(TRIES):
         try:
-            path = Path(hub.hf_hub_download(repo, name, revision=revision))
-        except OSError:
-            if attempt == TRIES - 1:
+            path = Path(hf_hub_download(repo, name, revision=revision))
+        except (errors.HTTPError, OSError) as error:
+            if (
+                attempt == TRIES - 1
+                or isinstance(error, (errors.RepositoryNotFoundError, errors.EntryNotFoundError))
+                or getattr(error, "errno", None)
+            ):
                 raise
             time.sleep(0.2 * 2**attempt)
             continue
         if _digest(path, lfs) == expected:
             return path
         path.resolve().unlink()
-        path.unlink()
-    raise SourceError(f"{name} of {repo} arrived with another digest than the hub states, {TRIES} times.", "A proxy or mirror changes it, or the hub's copy is damaged.",
-                      "Fetch it over another network, or tell the model's owners.")
+        path.unlink(missing_ok=True)
+    raise SourceError(
+        f"{name} of {repo} arrived with another digest than the hub states, {TRIES} times.",
+        "A proxy or mirror changes it, or the hub's copy is damaged.",
+        "Fetch it over another network, or tell the model's owners.",
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Compiled kernels over rows of weights. Each row is computed by one thread, without fast-math: bytes do not depend on the thread count."""
+
 import numpy as np
 from numba import njit, prange
 
@@ -54,7 +55,9 @@ def quantize_rows(rows, bits, block, symmetric, packed, scales, zeros):
             scales[n, j] = scale
             codes[size:] = 0  # behind K: never read, and zero as onnxruntime leaves it
             for i in range(size):
-                codes[i] = np.uint8(min(max(np.floor(buffer[i] * inverse + zero + np.float32(0.5)), np.float32(0)), top))
+                codes[i] = np.uint8(
+                    min(max(np.floor(buffer[i] * inverse + zero + np.float32(0.5)), np.float32(0)), top)
+                )
             if bits == 8:
                 for i in range(block):
                     packed[n, j, i] = codes[i]

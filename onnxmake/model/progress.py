@@ -1,4 +1,5 @@
 """How a step tells its runner how far it is: one JSON line on standard output, a few times a second."""
+
 import json
 import time
 

@@ -2,6 +2,7 @@
 
 Standard library only: the host reads headers too.
 """
+
 import json
 import math
 import os
@@ -10,7 +11,20 @@ from pathlib import Path
 
 from onnxmake.errors import CheckpointError
 
-BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8}
+BITS = {
+    "F64": 64,
+    "F32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "I64": 64,
+    "I32": 32,
+    "I16": 16,
+    "I8": 8,
+    "U8": 8,
+    "BOOL": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+}
 MAX_HEADER = 100_000_000
 AGAIN = "Fetch the file again; a file that was cut off while copying looks like this."
 
@@ -26,50 +40,87 @@ class Tensor:
     size: int
 
 
+def _tensor(path: Path, start: int, entry: dict) -> Tensor:
+    """One entry of a header; `start` is where the data starts. Raises what a malformed entry raises."""
+    dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+        raise ValueError(f"malformed entry {entry}")
+    return Tensor(path, dtype, tuple(shape), start + begin, end - begin)
+
+
 def read_header(path: Path) -> dict[str, Tensor]:
     """The tensors of one file. Raises CheckpointError where the header is cut, is no JSON, or contradicts itself or the file's size."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER):
-            raise CheckpointError(f"{path.name} has {size:,} bytes and says that its header takes {length:,}.", "The file is cut off, or is no safetensors file.", AGAIN)
+            raise CheckpointError(
+                f"{path.name} has {size:,} bytes and says that its header takes {length:,}.",
+                "The file is cut off, or is no safetensors file.",
+                AGAIN,
+            )
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            tensors = {name: Tensor(path, t["dtype"], tuple(t["shape"]), 8 + length + t["data_offsets"][0], t["data_offsets"][1] - t["data_offsets"][0])
-                       for name, t in header.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise CheckpointError(f"The header of {path.name} is no safetensors header: {error}.", "The file is damaged.", AGAIN) from error
+            tensors = {name: _tensor(path, 8 + length, entry) for name, entry in header.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(
+                f"The header of {path.name} is no safetensors header: {error}.", "The file is damaged.", AGAIN
+            ) from error
     for name, tensor in tensors.items():
         if tensor.dtype not in BITS:
-            raise CheckpointError(f"Tensor {name} in {path.name} has the unknown type {tensor.dtype}.", "The file was written by a newer program.", "Convert the checkpoint to bfloat16.")
-        if tensor.size * 8 != math.prod(tensor.shape) * BITS[tensor.dtype] or tensor.offset < 8 + length or tensor.offset + tensor.size > size:
-            raise CheckpointError(f"Tensor {name} of shape {list(tensor.shape)} and type {tensor.dtype} does not fit its {tensor.size:,} bytes at {tensor.offset:,} of {path.name} "
-                                  f"({size:,} bytes).", "The file is cut off, or its header was edited.", AGAIN)
+            raise CheckpointError(
+                f"Tensor {name} in {path.name} has the unknown type {tensor.dtype}.",
+                "The file was written by a newer program.",
+                "Convert the checkpoint to bfloat16.",
+            )
+        if tensor.size * 8 != math.prod(tensor.shape) * BITS[tensor.dtype] or tensor.offset + tensor.size > size:
+            raise CheckpointError(
+                f"Tensor {name} of shape {list(tensor.shape)} and type {tensor.dtype} does not fit its {tensor.size:,} bytes at {tensor.offset:,} of {path.name} "
+                f"({size:,} bytes).",
+                "The file is cut off, or its header was edited.",
+                AGAIN,
+            )
     return tensors
 
 
 def read_checkpoint(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint in one file or in shards with an index, by name. Raises CheckpointError; pickled checkpoints are refused."""
+    """All tensors of a checkpoint by name: of one file or, where there is none, of shards with an index. Raises CheckpointError; pickled checkpoints are refused."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if single.exists():
+        return read_header(single)
     if not index.exists():
-        if single.exists():
-            return read_header(single)
         pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
         if pickled:
-            raise CheckpointError(f"The checkpoint holds {pickled[0]} and no safetensors file.", "It was saved as a pickle, which may run code when it is read.",
-                                  "Convert it where you trust it: load it with Transformers and save_pretrained() it, or choose a revision with model.safetensors.")
-        raise CheckpointError(f"No model.safetensors and no model.safetensors.index.json in {folder}.", "The folder is not a Hugging Face checkpoint.",
-                              "Point the target's source at a folder with config.json and safetensors files.")
+            raise CheckpointError(
+                f"The checkpoint holds {pickled[0]} and no safetensors file.",
+                "It was saved as a pickle, which may run code when it is read.",
+                "Convert it where you trust it: load it with Transformers and save_pretrained() it, or choose a revision with model.safetensors.",
+            )
+        raise CheckpointError(
+            f"No model.safetensors and no model.safetensors.index.json in {folder}.",
+            "The folder is not a Hugging Face checkpoint.",
+            "Point the target's source at a folder with config.json and safetensors files.",
+        )
     try:
         shards = json.loads(index.read_text("utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+        if not all(isinstance(name, str) for name in shards.values()):
+            raise ValueError("weight_map does not map names to files")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index.name} is no shard index: {error!r}.", "The file is damaged.", AGAIN) from error
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(shards.values())):
         if not (folder / name).exists():
-            raise CheckpointError(f"Shard {name} is missing; {index.name} names it.", "The download or copy did not finish.", "Fetch the missing shard into the same folder.")
+            raise CheckpointError(
+                f"Shard {name} is missing; {index.name} names it.",
+                "The download or copy did not finish.",
+                "Fetch the missing shard into the same folder.",
+            )
         tensors |= read_header(folder / name)
     if lost := sorted(set(shards) - set(tensors)):
-        raise CheckpointError(f"Tensor {lost[0]} is in no shard, though {index.name} says {shards[lost[0]]}.", "The shards are of different commits.", AGAIN)
+        raise CheckpointError(
+            f"Tensor {lost[0]} is in no shard, though {index.name} says {shards[lost[0]]}.",
+            "The shards are of different commits.",
+            AGAIN,
+        )
     return tensors

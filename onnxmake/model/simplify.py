@@ -1,4 +1,5 @@
 """Peephole rules that hold on every device."""
+
 import onnx_ir as ir
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, TopologicalSortPass
 

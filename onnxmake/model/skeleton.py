@@ -4,6 +4,7 @@
 
 Needs the torch environment. Serves benchmarks, and the graphs of checkpoints that are not at hand.
 """
+
 import argparse
 import json
 import math
@@ -36,7 +37,9 @@ def make_skeleton(config: Path, folder: Path, random: bool) -> None:
             generator = torch.Generator().manual_seed(0)
             for tensor in header.values():
                 shape = tensor["shape"]
-                values = torch.randn(shape, generator=generator) * (0.02 if len(shape) > 1 else 0.1) + (1.0 if len(shape) == 1 else 0.0)
+                values = torch.randn(shape, generator=generator) * (0.02 if len(shape) > 1 else 0.1) + (
+                    1.0 if len(shape) == 1 else 0.0
+                )
                 file.write(values.to(torch.bfloat16).view(torch.uint8).numpy().tobytes())
         file.truncate(start + end)
 

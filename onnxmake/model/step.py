@@ -2,10 +2,10 @@
 
 {"pass", "file", "options", "may_skip", "src", "out"} -> the pass loaded by path, run, and its graph verified and saved in one form.
 """
+
 import importlib.util
 import json
 import os
-import shutil
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -42,12 +42,15 @@ def run_pass(name: str, file: Path, options: Mapping[str, Any], may_skip: bool, 
 
     model = ir.load(src / "model.onnx")
     if not module.rewrite(model, o) and not may_skip:
-        raise PassError(f"{name} changed nothing.", "The graph holds nothing that the pass works on, or an earlier pass already did the same.",
-                        "Remove the pass from the target, or write may_skip = true under it.")
+        raise PassError(
+            f"{name} changed nothing.",
+            "The graph holds nothing that the pass works on, or an earlier pass already did the same.",
+            "Remove the pass from the target, or write may_skip = true under it.",
+        )
     canonical.save(model, out / "model.onnx")
     for path in src.iterdir():
         if path.is_file() and path.name != "model.onnx":
-            shutil.copyfile(path, out / path.name)
+            os.link(path, out / path.name)  # the same file: the store need not read it again
 
 
 def serve(handle: Callable[[dict], Any]) -> None:
@@ -62,8 +65,13 @@ def serve(handle: Callable[[dict], Any]) -> None:
     except OSError as error:
         if error.errno is None:
             raise
-        tell(error={"fact": f"Could not write: {os.strerror(error.errno)} ({error.filename}).", "cause": "The disk is full, or the folder may not be written.",
-                    "action": "Free space, or move ONNXMAKE_CACHE."})
+        tell(
+            error={
+                "fact": f"The step could not read or write {error.filename or 'its output'}: {os.strerror(error.errno)}.",
+                "cause": "The disk is full, or a file may not be read or written.",
+                "action": "Free space, or move ONNXMAKE_CACHE.",
+            }
+        )
         sys.exit(1)
 
 

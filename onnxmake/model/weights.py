@@ -1,4 +1,5 @@
 """Bind weights: turn references into bytes, streaming. Memory is bounded by a block of rows, whatever the model's size."""
+
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -31,13 +32,19 @@ class Reader:
         dtype, width = np.dtype(DTYPES[tensor.dtype]), (tensor.shape or (1,))[-1]
         row = width * dtype.itemsize
         if row > BLOCK:
-            raise UnsupportedError(f"A row of tensor {name} takes {row:,} bytes.", "Its last dimension is longer than any known model's.", "Report the model.")
+            raise UnsupportedError(
+                f"A row of tensor {name} takes {row:,} bytes.",
+                "Its last dimension is longer than any known model's.",
+                "Report the model.",
+            )
         step = BLOCK // row * row
 
         def read(start: int) -> memoryview:
             data = memoryview(self.buffers[start // step % 2])[: min(step, tensor.size - start)]
             if os.preadv(file.fileno(), [data], tensor.offset + start) != len(data):
-                raise CheckpointError(f"{tensor.path.name} ended while it was read.", "It was changed during the build.", "Build again.")
+                raise CheckpointError(
+                    f"{tensor.path.name} ended while it was read.", "It was changed during the build.", "Build again."
+                )
             return data
 
         with open(tensor.path, "rb", buffering=0) as file:
@@ -50,7 +57,11 @@ class Reader:
 
 
 def _not_finite(name: str) -> CheckpointError:
-    return CheckpointError(f"Tensor {name} holds NaN or infinity.", "Training diverged, or the file is damaged.", "Fetch the checkpoint again; if it is the same, choose another.")
+    return CheckpointError(
+        f"Tensor {name} holds NaN or infinity.",
+        "Training diverged, or the file is damaged.",
+        "Fetch the checkpoint again; if it is the same, choose another.",
+    )
 
 
 def _cast(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]:
@@ -65,7 +76,11 @@ def _cast(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]:
             with np.errstate(over="ignore"):
                 out = values.astype(dtype, copy=False)
             if dtype == np.float16 and not np.isfinite(out).all():
-                raise UnsupportedError(f"Tensor {name} does not fit float16.", "It holds values beyond 65504.", 'Cast to "bf16" or "fp32" instead.')
+                raise UnsupportedError(
+                    f"Tensor {name} does not fit float16.",
+                    "It holds values beyond 65504.",
+                    'Cast to "bf16" or "fp32" instead.',
+                )
             yield 0, out
 
 
@@ -94,10 +109,16 @@ SUFFIXES = {"Weight": ("",), "QuantizedWeight": (".packed", ".scales", ".zeros")
 def _label(node: ir.Node) -> str:
     """The first tensor's name, and how many follow: model.layers.0.self_attn.q_proj.weight+2."""
     first, *more = attribute(node, "parts")
-    return first + (f"+{len(more)}" if more else "") + (f".int{attribute(node, 'bits')}" if "bits" in node.attributes else "")
+    return (
+        first
+        + (f"+{len(more)}" if more else "")
+        + (f".int{attribute(node, 'bits')}" if "bits" in node.attributes else "")
+    )
 
 
-def bind(model: ir.Model, tensors: Mapping[str, Tensor], out: Path, name: str, progress: Callable[[int, int], None]) -> None:
+def bind(
+    model: ir.Model, tensors: Mapping[str, Tensor], out: Path, name: str, progress: Callable[[int, int], None]
+) -> None:
     """Write the bytes of every reference to out/name, in graph order, and make the references initializers that point there.
 
     `progress` is told bytes read and to read. Raises CheckpointError for values that are not finite.
@@ -107,7 +128,11 @@ def bind(model: ir.Model, tensors: Mapping[str, Tensor], out: Path, name: str, p
     for node in references:
         for part in attribute(node, "parts"):
             if tensors[part].dtype not in DTYPES:
-                raise UnsupportedError(f"Tensor {part} has type {tensors[part].dtype}.", "The checkpoint is already quantised.", "Choose one in bfloat16, float16 or float32.")
+                raise UnsupportedError(
+                    f"Tensor {part} has type {tensors[part].dtype}.",
+                    "The checkpoint is already quantised.",
+                    "Choose one in bfloat16, float16 or float32.",
+                )
     places, end = [], 0
     for node in references:
         for value in node.outputs:
@@ -125,7 +150,7 @@ def bind(model: ir.Model, tensors: Mapping[str, Tensor], out: Path, name: str, p
             here = [next(pages) for _ in node.outputs]
             position = [start for start, _ in here]
             for output, block in ENCODERS[node.op_type](node, reader):
-                data = memoryview(np.ascontiguousarray(block).view(np.uint8).reshape(-1))
+                data = np.ascontiguousarray(block).view(np.uint8).reshape(-1).data
                 if written is not None:
                     written.result()
                 if node.op_type == "Weight":  # may be the reader's own buffer
@@ -137,7 +162,11 @@ def bind(model: ir.Model, tensors: Mapping[str, Tensor], out: Path, name: str, p
             progress(done, total)
             for value, suffix, (start, size) in zip(node.outputs, SUFFIXES[node.op_type], here):
                 value.name = _label(node) + suffix
-                _initialize(model.graph, value, ir.ExternalTensor(name, start, size, value.dtype, shape=value.shape, name=value.name, base_dir=out))
+                _initialize(
+                    model.graph,
+                    value,
+                    ir.ExternalTensor(name, start, size, value.dtype, shape=value.shape, name=value.name, base_dir=out),
+                )
             model.graph.remove(node, safe=True)
         if written is not None:
             written.result()

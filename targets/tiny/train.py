@@ -5,6 +5,7 @@
 Needs the packages of containers/torch. Writes config, tokenizer, bf16 weights and heldout.txt; prints perplexity on the
 held-out modules, which are never trained on.
 """
+
 import argparse
 import math
 import random
@@ -17,12 +18,26 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-HELD_OUT = ("calendar", "configparser", "csv", "filecmp", "fractions", "graphlib", "queue", "sched", "shlex", "textwrap", "zipapp")
+HELD_OUT = (
+    "calendar",
+    "configparser",
+    "csv",
+    "filecmp",
+    "fractions",
+    "graphlib",
+    "queue",
+    "sched",
+    "shlex",
+    "textwrap",
+    "zipapp",
+)
 SKIP = ("site-packages", "encodings", "pydoc_data", "encoded_modules", "cjkencodings", "lib2to3/tests/data")
 END = "<|endoftext|>"
 SEQUENCE, BATCH = 512, 8
 # Qwen2's own pre-tokenizer: words, single digits, punctuation, runs of white space.
-SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def corpus() -> tuple[list[str], str]:
@@ -45,9 +60,18 @@ def train_tokenizer(texts: list[str], vocabulary: int = 4096) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
@@ -56,7 +80,10 @@ def train_tokenizer(texts: list[str], vocabulary: int = 4096) -> Tokenizer:
 def perplexity(model: Qwen2ForCausalLM, ids: torch.Tensor) -> float:
     """exp of the mean next-token loss over consecutive windows of SEQUENCE tokens."""
     model.eval()
-    losses = [model(input_ids=w[None], labels=w[None]).loss.float().item() for w in ids[: len(ids) // SEQUENCE * SEQUENCE].view(-1, SEQUENCE)]
+    losses = [
+        model(input_ids=w[None], labels=w[None]).loss.float().item()
+        for w in ids[: len(ids) // SEQUENCE * SEQUENCE].view(-1, SEQUENCE)
+    ]
     model.train()
     return math.exp(sum(losses) / len(losses))
 
@@ -76,18 +103,39 @@ def main() -> None:
     random.Random(0).shuffle(texts)
     ids = np.concatenate([np.array([0, *e.ids], np.int64) for e in tokenizer.encode_batch(texts)])
     held = torch.tensor(tokenizer.encode(held_text).ids)
-    print(f"{len(ids):,} training tokens, {len(held):,} held out ({len(held_text.encode()) / len(held):.2f} bytes a token)", flush=True)
+    print(
+        f"{len(ids):,} training tokens, {len(held):,} held out ({len(held_text.encode()) / len(held):.2f} bytes a token)",
+        flush=True,
+    )
 
     config = Qwen2Config(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=256, intermediate_size=768, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=SEQUENCE, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=0, dtype="bfloat16")
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=SEQUENCE,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+        dtype="bfloat16",
+    )
     model = Qwen2ForCausalLM(config).float()
     compiled = torch.compile(model)  # twice as fast; needs a C++ compiler
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = [torch.optim.Muon(matrices, lr=2e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
-                  torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0)]
-    schedule = [torch.optim.lr_scheduler.LambdaLR(o, lambda s: min(1, (s + 1) / 100) * 0.5 * (1 + math.cos(math.pi * s / options.steps))) for o in optimizers]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=2e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    schedule = [
+        torch.optim.lr_scheduler.LambdaLR(
+            o, lambda s: min(1, (s + 1) / 100) * 0.5 * (1 + math.cos(math.pi * s / options.steps))
+        )
+        for o in optimizers
+    ]
 
     started = time.time()
     for step in range(1, options.steps + 1):
@@ -102,13 +150,23 @@ def main() -> None:
             o.zero_grad()
             s.step()
         if step % 50 == 0:
-            print(f"step {step}  loss {loss.item():.3f}  {step * BATCH * SEQUENCE / (time.time() - started):.0f} tokens/s", flush=True)
+            print(
+                f"step {step}  loss {loss.item():.3f}  {step * BATCH * SEQUENCE / (time.time() - started):.0f} tokens/s",
+                flush=True,
+            )
         if step % 500 == 0 or step == options.steps:
             print(f"step {step}  held-out perplexity {perplexity(model, held):.2f}", flush=True)
 
     model.to(torch.bfloat16).generation_config = GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0)
     model.save_pretrained(options.out)
-    Qwen2Tokenizer(tokenizer_object=tokenizer, unk_token=None, bos_token=None, eos_token=END, pad_token=END, model_max_length=SEQUENCE).save_pretrained(options.out)
+    Qwen2Tokenizer(
+        tokenizer_object=tokenizer,
+        unk_token=None,
+        bos_token=None,
+        eos_token=END,
+        pad_token=END,
+        model_max_length=SEQUENCE,
+    ).save_pretrained(options.out)
     print(f"bf16 held-out perplexity {perplexity(model, held):.2f}", flush=True)
 
 

@@ -1,4 +1,5 @@
 """Capture a causal language model from Transformers' own code as a semantic graph, without weights."""
+
 import contextlib
 import io
 import logging
@@ -22,13 +23,18 @@ def load_config(architecture: Mapping) -> transformers.PreTrainedConfig:
     """The Transformers config of an architecture, refused where it names none or asks for code from the checkpoint."""
     kind = architecture.get("model_type")
     if kind not in transformers.CONFIG_MAPPING:
-        raise UnsupportedError(f"config.json has model_type {kind!r}; Transformers {transformers.__version__} knows no such model.",
-                               "The model is newer than the torch environment, or runs its own remote code.",
-                               "Raise transformers in containers/torch/requirements.in and lock again; remote code is never run.")
+        raise UnsupportedError(
+            f"config.json has model_type {kind!r}; Transformers {transformers.__version__} knows no such model.",
+            "The model is newer than the torch environment, or runs its own remote code.",
+            "Raise transformers in containers/torch/requirements.in and lock again; remote code is never run.",
+        )
     config = transformers.CONFIG_MAPPING[kind].from_dict(dict(architecture))
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnsupportedError(f"Transformers {transformers.__version__} has no causal language model for model_type {kind!r}.",
-                               "The checkpoint is an encoder, a vision or a speech model.", "Choose a checkpoint of a text-generating model.")
+        raise UnsupportedError(
+            f"Transformers {transformers.__version__} has no causal language model for model_type {kind!r}.",
+            "The checkpoint is an encoder, a vision or a speech model.",
+            "Choose a checkpoint of a text-generating model.",
+        )
     return config
 
 
@@ -56,7 +62,7 @@ def _trace(config: transformers.PreTrainedConfig, tensors: Mapping[str, list[int
     tidy.weights_by_name(graph, {name for name, _ in decoder.named_parameters(remove_duplicate=False)})
     if len(traced) < len(kind) and not stamp.stamp(graph_model, f"model.{path}", kind, traced):
         return None
-    names = {}
+    names: dict[str, list[str]] = {}
     for group in aliases.values():  # a tied pair goes by the name of its source, then by the other
         ordered = sorted(group, key=lambda name: name in tied)
         ordered += [name.removeprefix(prefix) for name in ordered]
@@ -75,7 +81,9 @@ def capture(architecture: Mapping, tensors: Mapping[str, list[int]]) -> ir.Model
     transformers.logging.set_verbosity_error()
     logging.disable(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()):
-        model = _trace(load_config(architecture), tensors, whole=False) or _trace(load_config(architecture), tensors, whole=True)
+        model = _trace(load_config(architecture), tensors, whole=False) or _trace(
+            load_config(architecture), tensors, whole=True
+        )
     TopologicalSortPass()(model)
     CommonSubexpressionEliminationPass()(model)
     tidy.constant_shapes(model.graph)

@@ -1,9 +1,10 @@
 """Attention through Transformers' registries: one semantic op per layer that owns mask, past and present."""
+
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 
 NAME = "onnxmake"
 
@@ -20,8 +21,18 @@ class Context:
 context = Context()
 
 
-def attention(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: None, scaling: float | None = None, sliding_window: int | None = None,
-              softcap: float | None = None, s_aux: Tensor | None = None, **_) -> tuple[Tensor, None]:
+def attention(
+    module: nn.Module,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_,
+) -> tuple[Tensor, None]:
     """q [B,H,S,D], k and v [B,KV,S,D] -> [B,S,H,Dv], as Transformers' attention functions; emits onnxmake::Attention."""
     batch, heads, seq, dim = q.shape
     if context.past is None:
@@ -36,8 +47,17 @@ def attention(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: None, sc
     if softcap:
         attributes["softcap"] = float(softcap)
     out, *context.present[module.layer_idx] = torch.onnx.ops.symbolic_multi_out(
-        "onnxmake::Attention", [q, k, v, past_k, past_v, context.mask, *([] if s_aux is None else [s_aux])], attributes, dtypes=[q.dtype] * 3, version=1,
-        shapes=[[batch, seq, heads, v.shape[3]], [batch, k.shape[1], total, k.shape[3]], [batch, v.shape[1], total, v.shape[3]]])
+        "onnxmake::Attention",
+        [q, k, v, past_k, past_v, context.mask, *([] if s_aux is None else [s_aux])],
+        attributes,
+        dtypes=[q.dtype] * 3,
+        version=1,
+        shapes=[
+            [batch, seq, heads, v.shape[3]],
+            [batch, k.shape[1], total, k.shape[3]],
+            [batch, v.shape[1], total, v.shape[3]],
+        ],
+    )
     return out, None
 
 
@@ -62,9 +82,21 @@ class Decoder(nn.Module):
         super().__init__()
         self.model, self.layers = model, layers
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past: list[tuple[Tensor, Tensor]] | None = None):
-        context.past, context.mask, context.present = past and dict(zip(self.layers, past)), attention_mask, {}
-        out = self.model(input_ids=input_ids, position_ids=position_ids, past_key_values=PassThroughCache(config=self.model.config), use_cache=True)
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        past: list[tuple[Tensor, Tensor]] | None = None,
+    ):
+        context.past = dict(zip(self.layers, past)) if past else None
+        context.mask, context.present = attention_mask, {}
+        out = self.model(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            past_key_values=PassThroughCache(config=self.model.config),
+            use_cache=True,
+        )
         return out.logits, [context.present[i] for i in self.layers]
 
 
@@ -75,5 +107,9 @@ def example_inputs(decoder: Decoder) -> tuple[dict, dict]:
     past = [tuple(torch.zeros(2, t.shape[1], 5, t.shape[3]) for t in context.present[i]) for i in decoder.layers]
     dynamic = torch.export.Dim.DYNAMIC
     both = {0: dynamic, 1: dynamic}
-    return (dict(input_ids=ids, attention_mask=torch.ones(2, 8, dtype=torch.int64), position_ids=positions, past=past),
-            dict(input_ids=both, attention_mask=both, position_ids=both, past=[({0: dynamic, 2: dynamic},) * 2 for _ in past]))
+    return (
+        dict(input_ids=ids, attention_mask=torch.ones(2, 8, dtype=torch.int64), position_ids=positions, past=past),
+        dict(
+            input_ids=both, attention_mask=both, position_ids=both, past=[({0: dynamic, 2: dynamic},) * 2 for _ in past]
+        ),
+    )

@@ -1,4 +1,5 @@
 """Which decoder layers are alike, and a model cut down to those that show the whole pattern."""
+
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -9,13 +10,19 @@ NOT_KIND = {"layer_idx", "training"}
 def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
     """Path and list of the decoder layers: the first ModuleList as long as the config says the model is deep."""
     depth = model.config.num_hidden_layers
-    return next(((name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth), None)
+    return next(
+        ((name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth), None
+    )
 
 
 def _per_layer(config: PreTrainedConfig) -> dict[str, list]:
     """Settings that the config gives layer by layer, such as layer_types."""
     depth = config.num_hidden_layers
-    return {key: list(value) for key, value in vars(config).items() if isinstance(value, (list, tuple)) and len(value) == depth}
+    return {
+        key: list(value)
+        for key, value in vars(config).items()
+        if isinstance(value, (list, tuple)) and len(value) == depth
+    }
 
 
 def kinds(config: PreTrainedConfig, layers: nn.ModuleList) -> list[int]:
@@ -25,9 +32,18 @@ def kinds(config: PreTrainedConfig, layers: nn.ModuleList) -> list[int]:
     out = []
     for i, layer in enumerate(layers):
         modules = tuple(
-            (name, type(m).__name__, tuple((k, v) for k, v in sorted(vars(m).items()) if k not in NOT_KIND and isinstance(v, (int, float, str, type(None)))),
-             tuple((k, tuple(p.shape)) for k, p in m._parameters.items() if p is not None))
-            for name, m in layer.named_modules())
+            (
+                name,
+                type(m).__name__,
+                tuple(
+                    (k, v)
+                    for k, v in sorted(vars(m).items())
+                    if k not in NOT_KIND and isinstance(v, (int, float, str, type(None)))
+                ),
+                tuple((k, tuple(p.shape)) for k, p in m._parameters.items() if p is not None),
+            )
+            for name, m in layer.named_modules()
+        )
         out.append(first.setdefault((modules, repr([values[i] for values in settings.values()])), i))
     return out
 

@@ -1,4 +1,5 @@
 """Modules that become one semantic op each: replaced before the trace, and only where a probe agrees with the op's formula."""
+
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -9,9 +10,13 @@ from torch import Tensor, nn
 
 RTOL = 1e-5  # float32 formulas that differ in the order of operations agree to about 1e-6
 
+APPLY = "apply_rotary_pos_emb"  # what modelling files call their rotation
+
 
 def _agree(actual: Tensor, expected: Tensor) -> bool:
-    return actual.shape == expected.shape and (actual - expected).abs().max().item() <= RTOL * expected.abs().max().item()
+    return (
+        actual.shape == expected.shape and (actual - expected).abs().max().item() <= RTOL * expected.abs().max().item()
+    )
 
 
 def _linear(module: nn.Module) -> Callable | None:
@@ -21,7 +26,9 @@ def _linear(module: nn.Module) -> Callable | None:
 
     def forward(x: Tensor) -> Tensor:
         inputs = [x, module.weight] + ([] if module.bias is None else [module.bias])
-        return torch.onnx.ops.symbolic("onnxmake::Linear", inputs, {}, dtype=x.dtype, shape=[*x.shape[:-1], module.out_features], version=1)
+        return torch.onnx.ops.symbolic(
+            "onnxmake::Linear", inputs, {}, dtype=x.dtype, shape=[*x.shape[:-1], module.out_features], version=1
+        )
 
     return forward
 
@@ -34,11 +41,18 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor
 @torch.no_grad()
 def _rms_norm(module: nn.Module) -> Callable | None:
     """A module with one 1-D weight that computes `rms_norm` for an epsilon it holds and an offset of 0 or 1."""
-    if list(module._parameters) != ["weight"] or module.weight is None or module.weight.ndim != 1 or list(module.children()):
+    if (
+        list(module._parameters) != ["weight"]
+        or module.weight is None
+        or module.weight.ndim != 1
+        or list(module.children())
+    ):
         return None
     generator, zero = torch.Generator().manual_seed(0), module._parameters["weight"]
     weight = torch.rand(zero.shape, generator=generator) + 0.5
-    x = torch.randn(4, *zero.shape, generator=generator) * torch.tensor([1.0, 1e-1, 1e-2, 1e-3])[:, None]  # small rows tell epsilons apart
+    x = (
+        torch.randn(4, *zero.shape, generator=generator) * torch.tensor([1.0, 1e-1, 1e-2, 1e-3])[:, None]
+    )  # small rows tell epsilons apart
     module._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
     try:
         actual = module(x)
@@ -48,9 +62,17 @@ def _rms_norm(module: nn.Module) -> Callable | None:
         module._parameters["weight"] = zero
     epsilons = {value for value in vars(module).values() if isinstance(value, float)}
     for epsilon, offset in ((e, o) for e in sorted(epsilons) for o in (0.0, 1.0)):
-        if isinstance(actual, Tensor) and all(_agree(a, b) for a, b in zip(actual, rms_norm(x, weight, epsilon, offset))):
+        if isinstance(actual, Tensor) and all(
+            _agree(a, b) for a, b in zip(actual, rms_norm(x, weight, epsilon, offset))
+        ):
             return lambda x: torch.onnx.ops.symbolic(
-                "onnxmake::RMSNorm", [x, module.weight], {"epsilon": epsilon, "offset": offset}, dtype=x.dtype, shape=list(x.shape), version=1)
+                "onnxmake::RMSNorm",
+                [x, module.weight],
+                {"epsilon": epsilon, "offset": offset},
+                dtype=x.dtype,
+                shape=list(x.shape),
+                version=1,
+            )
     return None
 
 
@@ -71,7 +93,11 @@ def _rotary_table(module: nn.Module) -> Callable | None:
     def forward(x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, ...]:
         attributes = tables[layer_type]
         shape = [*position_ids.shape, 2 * len(attributes["frequencies"])]
-        return tuple(torch.onnx.ops.symbolic_multi_out("onnxmake::RotaryTable", [position_ids], attributes, dtypes=[x.dtype] * 2, shapes=[shape] * 2, version=1))
+        return tuple(
+            torch.onnx.ops.symbolic_multi_out(
+                "onnxmake::RotaryTable", [position_ids], attributes, dtypes=[x.dtype] * 2, shapes=[shape] * 2, version=1
+            )
+        )
 
     return forward
 
@@ -130,13 +156,20 @@ def _rotates_half(function: Callable, dim: int, width: int) -> bool:
 
 def _apply_rotary(original: Callable) -> Callable:
     """Two RotaryEmbedding ops where the modelling file's function is a rotation by halves of these widths; the function itself elsewhere."""
-    verdicts: dict[tuple[int, int], bool] = {(dim, width): _rotates_half(original, dim, width) for dim, width in ((32, 32), (32, 16))}
+    verdicts: dict[tuple[int, int], bool] = {
+        (dim, width): _rotates_half(original, dim, width) for dim, width in ((32, 32), (32, 16))
+    }
 
     def apply(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args, **kwargs):
         known = verdicts[(32, 32)] if q.shape[-1] == cos.shape[-1] else verdicts[(32, 16)]
         if args or kwargs or not known or q.ndim != 4 or q.shape[-1] != k.shape[-1]:
             return original(q, k, cos, sin, *args, **kwargs)
-        return tuple(torch.onnx.ops.symbolic("onnxmake::RotaryEmbedding", [x, cos, sin], {}, dtype=x.dtype, shape=list(x.shape), version=1) for x in (q, k))
+        return tuple(
+            torch.onnx.ops.symbolic(
+                "onnxmake::RotaryEmbedding", [x, cos, sin], {}, dtype=x.dtype, shape=list(x.shape), version=1
+            )
+            for x in (q, k)
+        )
 
     return apply
 
@@ -145,7 +178,7 @@ def _apply_rotary(original: Callable) -> Callable:
 def semantic_modules(model: nn.Module) -> Iterator[None]:
     """Within: every module and rotary function of `model` that a probe explains emits its semantic op when traced."""
     files = {sys.modules[type(module).__module__] for module in model.modules()}
-    functions = {file: file.apply_rotary_pos_emb for file in files if hasattr(file, "apply_rotary_pos_emb")}
+    functions = {file: vars(file)[APPLY] for file in files if APPLY in vars(file)}
     replaced = []
     for module in model.modules():
         forward = _linear(module) or _rms_norm(module) or _rotary_table(module)
@@ -153,11 +186,11 @@ def semantic_modules(model: nn.Module) -> Iterator[None]:
             module.forward = forward
             replaced.append(module)
     for file, function in functions.items():
-        file.apply_rotary_pos_emb = _apply_rotary(function)
+        setattr(file, APPLY, _apply_rotary(function))
     try:
         yield
     finally:
         for module in replaced:
             del module.forward
         for file, function in functions.items():
-            file.apply_rotary_pos_emb = function
+            setattr(file, APPLY, function)

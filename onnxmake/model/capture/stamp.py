@@ -1,4 +1,5 @@
 """Stamp traced decoder layers out to the real depth, where two traced layers of each repeated kind are the same graph."""
+
 import ast
 import re
 from dataclasses import dataclass, field
@@ -22,7 +23,11 @@ class Block:
 
 def _layer_of(node: ir.Node, path: str) -> int | None:
     """Position of the traced layer that the node belongs to, by its module path or, for a weight, by its name."""
-    names = attribute(node, "parts") if node.op_type == "Weight" else ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
+    names = (
+        attribute(node, "parts")
+        if node.op_type == "Weight"
+        else ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
+    )
     matches = (re.match(re.escape(path) + r"\.(\d+)(\.|$)", name) for name in names)
     return next((int(m[1]) for m in matches if m), None)
 
@@ -32,7 +37,8 @@ def _split(graph: ir.Graph, path: str) -> tuple[list[Block], list[ir.Node]] | No
     past, present = graph.inputs[3:], graph.outputs[1:]
     count = len(past) // 2
     blocks = [Block(tuple(past[2 * i : 2 * i + 2]), tuple(present[2 * i : 2 * i + 2])) for i in range(count)]
-    after, place = [], {}  # node -> -1 before the layers, 0.. in a layer, count after them
+    after: list[ir.Node] = []
+    place: dict[ir.Node, int] = {}  # node -> -1 before the layers, 0.. in a layer, count after them
     for node in graph:
         sources = [(v, place[v.producer()]) for v in node.inputs if v is not None and v.producer() is not None]
         layer = _layer_of(node, path)
@@ -55,17 +61,29 @@ def _split(graph: ir.Graph, path: str) -> tuple[list[Block], list[ir.Node]] | No
 def _describe(block: Block, hidden: ir.Value | None, prefix: str) -> list[tuple]:
     """A block as data: op, attributes without the layer's number, and where each operand comes from."""
     origin = {value: ("inner", n, o) for n, node in enumerate(block.nodes) for o, value in enumerate(node.outputs)}
-    origin |= {block.past[0]: ("past", 0), block.past[1]: ("past", 1), None: ("none",)} | ({} if hidden is None else {hidden: ("hidden",)})
-    return [(n.domain, n.op_type, str(sorted((k, str(a.value).replace(prefix, "")) for k, a in n.attributes.items())),
-             [origin.get(v, ("outer", v)) for v in n.inputs]) for n in block.nodes]
+    origin |= {block.past[0]: ("past", 0), block.past[1]: ("past", 1), None: ("none",)} | (
+        {} if hidden is None else {hidden: ("hidden",)}
+    )
+    return [
+        (
+            n.domain,
+            n.op_type,
+            str(sorted((k, str(a.value).replace(prefix, "")) for k, a in n.attributes.items())),
+            [origin.get(v, ("outer", v)) for v in n.inputs],
+        )
+        for n in block.nodes
+    ]
 
 
 def _same(a: list[tuple], b: list[tuple]) -> bool:
     """Equal descriptions, where the hidden state of a first layer may be any one value from before the layers."""
     pairs = [pair for (*_, x), (*_, y) in zip(a, b) for pair in zip(x, y)]
     embedded = {x for x, y in pairs if x != y and y == ("hidden",) and x[0] == "outer"}
-    return ([(*op, len(x)) for *op, x in a] == [(*op, len(x)) for *op, x in b] and len(embedded) <= 1
-            and all(x == y or x in embedded and y == ("hidden",) for x, y in pairs))
+    return (
+        [(*op, len(x)) for *op, x in a] == [(*op, len(x)) for *op, x in b]
+        and len(embedded) <= 1
+        and all(x == y or x in embedded and y == ("hidden",) for x, y in pairs)
+    )
 
 
 def _copy(block: Block, values: dict[ir.Value, ir.Value], old: str, new: str, anchor: ir.Node) -> None:
@@ -74,7 +92,13 @@ def _copy(block: Block, values: dict[ir.Value, ir.Value], old: str, new: str, an
         attributes = list(node.attributes.values())
         if node.op_type == "Weight":
             attributes = [ir.AttrStrings("parts", [p.replace(old, new, 1) for p in attribute(node, "parts")])]
-        copy = ir.Node(node.domain, node.op_type, [values.get(v, v) for v in node.inputs], attributes, num_outputs=len(node.outputs))
+        copy = ir.Node(
+            node.domain,
+            node.op_type,
+            [values.get(v, v) for v in node.inputs],
+            attributes,
+            num_outputs=len(node.outputs),
+        )
         copy.metadata_props.update({k: v.replace(old, new) for k, v in node.metadata_props.items()})
         for before, after in zip(node.outputs, copy.outputs):
             after.shape, after.type = before.shape, before.type
@@ -94,7 +118,9 @@ def stamp(model: ir.Model, path: str, kind: list[int], traced: list[int]) -> boo
         return False
     blocks, after = split
     described = [_describe(b, blocks[i - 1].output if i else None, f"{path}.{i}.") for i, b in enumerate(blocks)]
-    template: dict[int, int] = {}  # kind -> position of the block to copy; a later one, as the first layer's hidden state is special
+    template: dict[
+        int, int
+    ] = {}  # kind -> position of the block to copy; a later one, as the first layer's hidden state is special
     for position, layer in enumerate(traced):
         if kind[layer] in template and not _same(described[template[kind[layer]]], described[position]):
             return False
@@ -104,8 +130,10 @@ def stamp(model: ir.Model, path: str, kind: list[int], traced: list[int]) -> boo
     for layer, k in enumerate(kind):
         position = template[k] if layer else 0
         block = blocks[position]
-        values = {} if hidden is None else {blocks[position - 1].output: hidden}
-        values |= {v: ir.Value(name=f"past_{layer}_{side}", shape=v.shape, type=v.type) for side, v in enumerate(block.past)}
+        values: dict[ir.Value, ir.Value] = {} if hidden is None else {blocks[position - 1].output: hidden}
+        values |= {
+            v: ir.Value(name=f"past_{layer}_{side}", shape=v.shape, type=v.type) for side, v in enumerate(block.past)
+        }
         past += [values[v] for v in block.past]
         _copy(block, values, f"{path}.{position}.", f"{path}.{layer}.", anchor)
         present += [values[v] for v in block.present]

@@ -1,4 +1,5 @@
 """A Transformers model whose parameters take no memory: each is one zero, expanded to the parameter's shape."""
+
 from collections.abc import Container
 from contextlib import contextmanager
 
@@ -14,7 +15,11 @@ def _parameters_on_meta():
     register = nn.Module.register_parameter
 
     def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        register(module, name, None if parameter is None else nn.Parameter(parameter.detach().to("meta"), requires_grad=False))
+        register(
+            module,
+            name,
+            None if parameter is None else nn.Parameter(parameter.detach().to("meta"), requires_grad=False),
+        )
 
     nn.Module.register_parameter = register_on_meta
     try:

@@ -12,6 +12,7 @@
 
 Attention is causal and sees positions where the mask is 1, at most `window` back.
 """
+
 import importlib
 from collections.abc import Callable, Collection
 
@@ -28,10 +29,11 @@ def table(device: str) -> dict[str, Callable[[ir.Node], None]]:
 
 def lower(graph: ir.Graph, device: str, keep: Collection[str] = ()) -> int:
     """Replace every semantic op, but references and those in `keep`, by the device's ops. Users go before what they use: a rule may look back."""
-    rules, count = table(device), 0
+    rules, count, left = table(device), 0, REFERENCES | set(keep)
     for node in reversed(list(graph)):
-        if node.graph is not None and node.domain == DOMAIN and node.op_type not in REFERENCES and node.op_type not in keep:
-            if any(o.uses() or o.is_graph_output() for o in node.outputs):
-                rules[node.op_type](node)
-                count += 1
+        if node.graph is None or node.domain != DOMAIN or node.op_type in left:
+            continue
+        if any(o.uses() or o.is_graph_output() for o in node.outputs):
+            rules[node.op_type](node)
+            count += 1
     return count

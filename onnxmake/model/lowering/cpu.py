@@ -1,4 +1,5 @@
 """ONNX Runtime's CPU provider: GroupQueryAttention, fused norms, matrix products that read [out, in] weights as they are stored."""
+
 import numpy as np
 import onnx_ir as ir
 
@@ -18,9 +19,29 @@ def rms_norm(node: ir.Node) -> None:
     x, shape, epsilon = node.inputs[0], node.inputs[0].shape, attribute(node, "epsilon")
     add = produced_by(x, "Add")
     if add is None or len(shape) != 3 or any(v.shape != shape for v in add.inputs):
-        replace(node, [emit(node, "SimplifiedLayerNormalization", [x, portable.norm_weight(node)], shape, axis=-1, epsilon=epsilon, stash_type=1)])
+        replace(
+            node,
+            [
+                emit(
+                    node,
+                    "SimplifiedLayerNormalization",
+                    [x, portable.norm_weight(node)],
+                    shape,
+                    axis=-1,
+                    epsilon=epsilon,
+                    stash_type=1,
+                )
+            ],
+        )
         return
-    normed, _, _, total = emit_many(add, "SkipSimplifiedLayerNormalization", [*add.inputs, portable.norm_weight(node)], [shape, None, None, shape], CONTRIB, epsilon=epsilon)
+    normed, _, _, total = emit_many(
+        add,
+        "SkipSimplifiedLayerNormalization",
+        [*add.inputs, portable.norm_weight(node)],
+        [shape, None, None, shape],
+        CONTRIB,
+        epsilon=epsilon,
+    )
     replace(node, [normed])
     replace(add, [total])
 
@@ -48,7 +69,13 @@ def _rotation(q: ir.Value, k: ir.Value) -> tuple[ir.Node, ir.Node, ir.Node] | No
     if None in turns or turns[0].inputs[1:] != turns[1].inputs[1:]:
         return None
     table = produced_by(turns[0].inputs[1], "RotaryTable", DOMAIN)
-    if table is None or "threshold" in table.attributes or table.outputs[0].shape[2] % 16 or q.shape[3] % 16 or table.inputs[0].name != "position_ids":
+    if (
+        table is None
+        or "threshold" in table.attributes
+        or table.outputs[0].shape[2] % 16
+        or q.shape[3] % 16
+        or table.inputs[0].name != "position_ids"
+    ):
         return None
     return turns[0], turns[1], table
 
@@ -56,23 +83,41 @@ def _rotation(q: ir.Value, k: ir.Value) -> tuple[ir.Node, ir.Node, ir.Node] | No
 def _caches(table: ir.Node) -> list[ir.Value]:
     """cos and sin [positions, R/2], computed from constants alone: the runtime does it once, at load, and the file stays small."""
     frequencies, count = attribute(table, "frequencies"), attribute(table, "positions")
-    first, end, step, row = (constant(table.graph, np.array(values, np.float32)) for values in (0, count, 1, frequencies))
-    positions = emit(table, "Unsqueeze", [emit(table, "Range", [first, end, step], [count]), integers(table.graph, [1])], [count, 1])
-    return portable.waves(table, emit(table, "Mul", [positions, row], [count, len(frequencies)]), table.outputs[0].dtype)
+    first, end, step, row = (
+        constant(table.graph, np.array(values, np.float32)) for values in (0, count, 1, frequencies)
+    )
+    positions = emit(
+        table, "Unsqueeze", [emit(table, "Range", [first, end, step], [count]), integers(table.graph, [1])], [count, 1]
+    )
+    return portable.waves(
+        table, emit(table, "Mul", [positions, row], [count, len(frequencies)]), table.outputs[0].dtype
+    )
 
 
 def _packed(node: ir.Node, streams: list[ir.Value]) -> list[ir.Value | None]:
     """q, k and v from one product where three Linear ops read the same input and feed nothing else."""
     linears = [produced_by(x, "Linear", DOMAIN) for x in streams]
-    if None in linears or len({l.inputs[0] for l in linears}) != 1 or len({len(l.inputs) for l in linears}) != 1 or any(len(l.outputs[0].uses()) != 1 for l in linears):
+    if None in linears or any(len(n.outputs[0].uses()) != 1 for n in linears):
+        return streams
+    if len({(n.inputs[0], len(n.inputs)) for n in linears}) != 1:
         return streams
     operands = []
-    for same in list(zip(*(l.inputs for l in linears)))[1:]:
+    for same in list(zip(*(n.inputs for n in linears)))[1:]:
         weights = [produced_by(v, "Weight", DOMAIN) for v in same]
         if None in weights or any("offset" in w.attributes for w in weights):
             return streams
         shape = [sum(v.shape[0] for v in same), *list(same[0].shape)[1:]]
-        operands.append(emit(node, "Weight", [], shape, DOMAIN, same[0].dtype, parts=[p for w in weights for p in attribute(w, "parts")]))
+        operands.append(
+            emit(
+                node,
+                "Weight",
+                [],
+                shape,
+                DOMAIN,
+                same[0].dtype,
+                parts=[p for w in weights for p in attribute(w, "parts")],
+            )
+        )
     x = linears[0].inputs[0]
     return [emit(node, "Linear", [x, *operands], [*list(x.shape)[:2], operands[0].shape[0]], DOMAIN), None, None]
 
@@ -81,9 +126,12 @@ def attention(node: ir.Node) -> None:
     graph, (q, k, v, past_k, past_v, mask, *sinks) = node.graph, node.inputs
     (batch, heads, seq, dim), kv, int32 = q.shape, k.shape[1], ir.DataType.INT32
     if dim != v.shape[3]:
-        return portable.attention(node)
+        portable.attention(node)
+        return
     scalar = constant(graph, np.array(1, np.int64))
-    ones = emit(node, "Sub", [emit(node, "ReduceSum", [mask, integers(graph, [1])], [batch], keepdims=0), scalar], [batch])
+    ones = emit(
+        node, "Sub", [emit(node, "ReduceSum", [mask, integers(graph, [1])], [batch], keepdims=0), scalar], [batch]
+    )
     lengths = emit(node, "Cast", [ones], [batch], dtype=int32, to=int(int32))
     size = emit(node, "Gather", [emit(node, "Shape", [mask], [2], dtype=ir.DataType.INT64), scalar], [], axis=0)
     total = emit(node, "Cast", [size], [], dtype=int32, to=int(int32))
@@ -93,10 +141,22 @@ def attention(node: ir.Node) -> None:
     streams = _packed(node, [_tokens_first(node, x) for x in (q, k, v)])
     attributes = {"softcap": cap} if (cap := attribute(node, "softcap")) else {}
     out, *present = emit_many(
-        node, "GroupQueryAttention", [*streams, past_k, past_v, lengths, total, *caches, *([None, None, *sinks] if sinks else [])],
-        [[batch, seq, heads * dim], node.outputs[1].shape, node.outputs[2].shape], CONTRIB, [q.dtype] * 3, num_heads=heads, kv_num_heads=kv, scale=attribute(node, "scale"),
-        local_window_size=attribute(node, "window", -1), do_rotary=int(bool(rotation)), **attributes)
-    replace(node, [emit(node, "Reshape", [out, integers(graph, [0, 0, heads, dim])], [batch, seq, heads, dim]), *present])
+        node,
+        "GroupQueryAttention",
+        [*streams, past_k, past_v, lengths, total, *caches, *([None, None, *sinks] if sinks else [])],
+        [[batch, seq, heads * dim], node.outputs[1].shape, node.outputs[2].shape],
+        CONTRIB,
+        [q.dtype] * 3,
+        num_heads=heads,
+        kv_num_heads=kv,
+        scale=attribute(node, "scale"),
+        local_window_size=attribute(node, "window", -1),
+        do_rotary=int(bool(rotation)),
+        **attributes,
+    )
+    replace(
+        node, [emit(node, "Reshape", [out, integers(graph, [0, 0, heads, dim])], [batch, seq, heads, dim]), *present]
+    )
 
 
 TABLE = {**portable.TABLE, "Linear": linear, "RMSNorm": rms_norm, "Attention": attention}

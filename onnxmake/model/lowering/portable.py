@@ -1,4 +1,5 @@
 """Semantic ops in standard ONNX ops only: runs in any ONNX runtime, and is the reference for the other tables."""
+
 import numpy as np
 import onnx_ir as ir
 
@@ -21,13 +22,26 @@ def norm_weight(node: ir.Node) -> ir.Value:
     weight, offset = node.inputs[1], attribute(node, "offset")
     if not offset:
         return weight
-    return emit(node, "Weight", [], weight.shape, "onnxmake", weight.dtype, parts=attribute(weight.producer(), "parts"), offset=offset)
+    return emit(
+        node,
+        "Weight",
+        [],
+        weight.shape,
+        "onnxmake",
+        weight.dtype,
+        parts=attribute(weight.producer(), "parts"),
+        offset=offset,
+    )
 
 
 def rms_norm(node: ir.Node) -> None:
     x, shape = node.inputs[0], list(node.inputs[0].shape)
-    mean = emit(node, "ReduceMean", [emit(node, "Mul", [x, x], shape), integers(node.graph, [-1])], [*shape[:-1], 1], keepdims=1)
-    root = emit(node, "Sqrt", [emit(node, "Add", [mean, _floats(node, attribute(node, "epsilon"), x)], mean.shape)], mean.shape)
+    mean = emit(
+        node, "ReduceMean", [emit(node, "Mul", [x, x], shape), integers(node.graph, [-1])], [*shape[:-1], 1], keepdims=1
+    )
+    root = emit(
+        node, "Sqrt", [emit(node, "Add", [mean, _floats(node, attribute(node, "epsilon"), x)], mean.shape)], mean.shape
+    )
     replace(node, [emit(node, "Mul", [emit(node, "Div", [x, root], shape), norm_weight(node)], shape)])
 
 
@@ -42,9 +56,28 @@ def rotary_table(node: ir.Node) -> None:
     frequencies = floats(attribute(node, "frequencies"))
     if "threshold" in node.attributes:
         last = emit(node, "ReduceMax", [positions], [], keepdims=0)
-        far = emit(node, "GreaterOrEqual", [last, constant(node.graph, np.array(attribute(node, "threshold"), np.int64))], [], dtype=ir.DataType.BOOL)
-        frequencies = emit(node, "Where", [far, floats(attribute(node, "far_frequencies")), frequencies], frequencies.shape, dtype=float32)
-    column = emit(node, "Cast", [emit(node, "Unsqueeze", [positions, integers(node.graph, [-1])], [*half[:2], 1])], [*half[:2], 1], dtype=float32, to=int(float32))
+        far = emit(
+            node,
+            "GreaterOrEqual",
+            [last, constant(node.graph, np.array(attribute(node, "threshold"), np.int64))],
+            [],
+            dtype=ir.DataType.BOOL,
+        )
+        frequencies = emit(
+            node,
+            "Where",
+            [far, floats(attribute(node, "far_frequencies")), frequencies],
+            frequencies.shape,
+            dtype=float32,
+        )
+    column = emit(
+        node,
+        "Cast",
+        [emit(node, "Unsqueeze", [positions, integers(node.graph, [-1])], [*half[:2], 1])],
+        [*half[:2], 1],
+        dtype=float32,
+        to=int(float32),
+    )
     angle = emit(node, "Mul", [column, frequencies], half)
     angle = emit(node, "Concat", [angle, angle], out.shape, axis=-1)
     replace(node, waves(node, angle, out.dtype))
@@ -54,8 +87,14 @@ def waves(node: ir.Node, angle: ir.Value, dtype: ir.DataType) -> list[ir.Value]:
     """cos and sin of a float32 angle, times the table's scale, in `dtype`."""
     both, scale = [emit(node, function, [angle], angle.shape) for function in ("Cos", "Sin")], attribute(node, "scale")
     if scale != 1:
-        both = [emit(node, "Mul", [wave, constant(node.graph, np.array(scale, np.float32))], angle.shape) for wave in both]
-    return both if dtype == angle.dtype else [emit(node, "Cast", [wave], angle.shape, dtype=dtype, to=int(dtype)) for wave in both]
+        both = [
+            emit(node, "Mul", [wave, constant(node.graph, np.array(scale, np.float32))], angle.shape) for wave in both
+        ]
+    return (
+        both
+        if dtype == angle.dtype
+        else [emit(node, "Cast", [wave], angle.shape, dtype=dtype, to=int(dtype)) for wave in both]
+    )
 
 
 def rotary_embedding(node: ir.Node) -> None:
@@ -66,10 +105,23 @@ def rotary_embedding(node: ir.Node) -> None:
         bounds = [integers(node.graph, [i]) for i in (start, end, -1)]
         return emit(node, "Slice", [x, *bounds], [*shape[:3], end - start])
 
-    cos, sin = (emit(node, "Unsqueeze", [t, integers(node.graph, [1])], [t.shape[0], 1, *list(t.shape)[1:]]) for t in (cos, sin))
+    cos, sin = (
+        emit(node, "Unsqueeze", [t, integers(node.graph, [1])], [t.shape[0], 1, *list(t.shape)[1:]]) for t in (cos, sin)
+    )
     turned = x if width == shape[3] else part(0, width)
-    swapped = emit(node, "Concat", [emit(node, "Neg", [part(width // 2, width)], [*shape[:3], width // 2]), part(0, width // 2)], turned.shape, axis=-1)
-    out = emit(node, "Add", [emit(node, "Mul", [turned, cos], turned.shape), emit(node, "Mul", [swapped, sin], turned.shape)], turned.shape)
+    swapped = emit(
+        node,
+        "Concat",
+        [emit(node, "Neg", [part(width // 2, width)], [*shape[:3], width // 2]), part(0, width // 2)],
+        turned.shape,
+        axis=-1,
+    )
+    out = emit(
+        node,
+        "Add",
+        [emit(node, "Mul", [turned, cos], turned.shape), emit(node, "Mul", [swapped, sin], turned.shape)],
+        turned.shape,
+    )
     replace(node, [out if width == shape[3] else emit(node, "Concat", [out, part(width, shape[3])], shape, axis=-1)])
 
 
@@ -79,16 +131,39 @@ def _visible(node: ir.Node) -> ir.Value:
     boolean, scalar = ir.DataType.BOOL, lambda i: constant(graph, np.array(i, np.int64))
 
     def length(value: ir.Value, axis: int) -> ir.Value:
-        return emit(node, "Gather", [emit(node, "Shape", [value], [value.shape.rank()], dtype=ir.DataType.INT64), scalar(axis)], [], axis=0)
+        return emit(
+            node,
+            "Gather",
+            [emit(node, "Shape", [value], [value.shape.rank()], dtype=ir.DataType.INT64), scalar(axis)],
+            [],
+            axis=0,
+        )
 
     before, total = length(past, 2), length(mask, 1)
-    rows = emit(node, "Unsqueeze", [emit(node, "Range", [before, total, scalar(1)], ["sequence"]), integers(graph, [1])], ["sequence", 1])
-    columns = emit(node, "Unsqueeze", [emit(node, "Range", [scalar(0), total, scalar(1)], ["total"]), integers(graph, [0])], [1, "total"])
+    rows = emit(
+        node,
+        "Unsqueeze",
+        [emit(node, "Range", [before, total, scalar(1)], ["sequence"]), integers(graph, [1])],
+        ["sequence", 1],
+    )
+    columns = emit(
+        node,
+        "Unsqueeze",
+        [emit(node, "Range", [scalar(0), total, scalar(1)], ["total"]), integers(graph, [0])],
+        [1, "total"],
+    )
     seen = emit(node, "LessOrEqual", [columns, rows], ["sequence", "total"], dtype=boolean)
     if window := attribute(node, "window"):
-        near = emit(node, "Less", [emit(node, "Sub", [rows, columns], seen.shape), scalar(window)], seen.shape, dtype=boolean)
+        near = emit(
+            node, "Less", [emit(node, "Sub", [rows, columns], seen.shape), scalar(window)], seen.shape, dtype=boolean
+        )
         seen = emit(node, "And", [seen, near], seen.shape)
-    kept = emit(node, "Unsqueeze", [emit(node, "Cast", [mask], mask.shape, dtype=boolean, to=int(boolean)), integers(graph, [1, 2, 3])], [q.shape[0], 1, 1, 1, "total"])
+    kept = emit(
+        node,
+        "Unsqueeze",
+        [emit(node, "Cast", [mask], mask.shape, dtype=boolean, to=int(boolean)), integers(graph, [1, 2, 3])],
+        [q.shape[0], 1, 1, 1, "total"],
+    )
     return emit(node, "And", [kept, seen], [q.shape[0], 1, 1, "sequence", "total"])
 
 
@@ -96,27 +171,61 @@ def attention(node: ir.Node) -> None:
     graph, (q, k, v, past_k, past_v, _, *sinks) = node.graph, node.inputs
     (batch, heads, seq, dim), kv, width = q.shape, k.shape[1], v.shape[3]
     groups = heads // kv
-    present = [emit(node, "Concat", [past, new], [batch, kv, "total", new.shape[3]], axis=2) for past, new in ((past_k, k), (past_v, v))]
-    keys, values = (emit(node, "Unsqueeze", [t, integers(graph, [2])], [batch, kv, 1, "total", t.shape[3]]) for t in present)
+    present = [
+        emit(node, "Concat", [past, new], [batch, kv, "total", new.shape[3]], axis=2)
+        for past, new in ((past_k, k), (past_v, v))
+    ]
+    keys, values = (
+        emit(node, "Unsqueeze", [t, integers(graph, [2])], [batch, kv, 1, "total", t.shape[3]]) for t in present
+    )
     queries = emit(node, "Reshape", [q, integers(graph, [0, kv, groups, -1, dim])], [batch, kv, groups, seq, dim])
     shape = [batch, kv, groups, seq, "total"]
-    scores = emit(node, "MatMul", [queries, emit(node, "Transpose", [keys], [batch, kv, 1, dim, "total"], perm=[0, 1, 2, 4, 3])], shape)
+    scores = emit(
+        node,
+        "MatMul",
+        [queries, emit(node, "Transpose", [keys], [batch, kv, 1, dim, "total"], perm=[0, 1, 2, 4, 3])],
+        shape,
+    )
     scores = emit(node, "Mul", [scores, _floats(node, attribute(node, "scale"), q)], shape)
     if cap := attribute(node, "softcap"):
         limit = _floats(node, cap, q)
-        scores = emit(node, "Mul", [emit(node, "Tanh", [emit(node, "Div", [scores, limit], shape)], shape), limit], shape)
-    scores = emit(node, "Where", [_visible(node), scores, _floats(node, np.finfo(np.float16).min, q)], shape, dtype=q.dtype)
+        scores = emit(
+            node, "Mul", [emit(node, "Tanh", [emit(node, "Div", [scores, limit], shape)], shape), limit], shape
+        )
+    scores = emit(
+        node, "Where", [_visible(node), scores, _floats(node, np.finfo(np.float16).min, q)], shape, dtype=q.dtype
+    )
     if sinks:  # one more logit per head that takes probability and gives nothing
-        sink = emit(node, "Expand", [emit(node, "Reshape", [sinks[0], integers(graph, [1, kv, groups, 1, 1])], [1, kv, groups, 1, 1]),
-                                     emit(node, "Shape", [emit(node, "ReduceMax", [scores, integers(graph, [-1])], [*shape[:4], 1], keepdims=1)], [5], dtype=ir.DataType.INT64)],
-                    [*shape[:4], 1])
+        sink = emit(
+            node,
+            "Expand",
+            [
+                emit(node, "Reshape", [sinks[0], integers(graph, [1, kv, groups, 1, 1])], [1, kv, groups, 1, 1]),
+                emit(
+                    node,
+                    "Shape",
+                    [emit(node, "ReduceMax", [scores, integers(graph, [-1])], [*shape[:4], 1], keepdims=1)],
+                    [5],
+                    dtype=ir.DataType.INT64,
+                ),
+            ],
+            [*shape[:4], 1],
+        )
         scores = emit(node, "Concat", [scores, sink], [*shape[:4], "total + 1"], axis=-1)
     weights = emit(node, "Softmax", [scores], scores.shape, axis=-1)
     if sinks:
-        weights = emit(node, "Slice", [weights, integers(graph, [0]), integers(graph, [-1]), integers(graph, [-1])], shape)
+        weights = emit(
+            node, "Slice", [weights, integers(graph, [0]), integers(graph, [-1]), integers(graph, [-1])], shape
+        )
     mixed = emit(node, "MatMul", [weights, values], [batch, kv, groups, seq, width])
     flat = emit(node, "Reshape", [mixed, integers(graph, [0, heads, -1, width])], [batch, heads, seq, width])
     replace(node, [emit(node, "Transpose", [flat], [batch, seq, heads, width], perm=[0, 2, 1, 3]), *present])
 
 
-TABLE = {"Linear": linear, "RMSNorm": rms_norm, "RotaryTable": rotary_table, "RotaryEmbedding": rotary_embedding, "Attention": attention}
+TABLE = {
+    "Linear": linear,
+    "RMSNorm": rms_norm,
+    "RotaryTable": rotary_table,
+    "RotaryEmbedding": rotary_embedding,
+    "Attention": attention,
+}

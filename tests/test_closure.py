@@ -1,0 +1,149 @@
+"""Who may import whom, over the syntax of the whole checkout, and which files a step's key covers."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from onnxmake.build import closure, paths
+
+PASSES = sorted(paths.PASSES.glob("*.py"))
+BUILD = sorted((paths.ROOT / "onnxmake" / "build").rglob("*.py"))
+MODEL = sorted((paths.ROOT / "onnxmake" / "model").rglob("*.py"))
+LOWERING = "onnxmake/model/lowering/"
+HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "onnxruntime_genai", "onnxscript", "numpy", "numba"}
+LOAD = """
+import json, sys
+from pathlib import Path
+from onnxmake.model.step import load_pass
+load_pass(Path(sys.argv[1]).stem, Path(sys.argv[1]))
+if "onnxmake.model.lowering" in sys.modules:
+    sys.modules["onnxmake.model.lowering"].table(sys.argv[2])
+print(json.dumps([m.__file__ for name, m in sys.modules.items() if name.split(".")[0] == "onnxmake"]))
+"""
+
+
+def shown(file: Path) -> str:
+    return file.relative_to(paths.ROOT).as_posix()
+
+
+def at_import(node: ast.AST):
+    """The nodes that run when the module is imported."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from at_import(child)
+
+
+def imported(file: Path, nodes=ast.walk) -> set[str]:
+    """Names of what the file imports; `from a import b` is a.b, which may be a module or not."""
+    found = set()
+    for node in nodes(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{shown(file)}: a relative import, which closure.py does not follow"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def inside(name: str, *packages: str) -> bool:
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+
+def own(names: set[str]) -> set[str]:
+    return {name for name in names if inside(name, "onnxmake")}
+
+
+def reached(name: str, device: str | None = None) -> set[str]:
+    return {shown(file) for file in closure.modules(paths.PASSES / f"{name}.py", device)}
+
+
+def python(*arguments: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(paths.ROOT)}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=paths.ROOT, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_dodo_imports_only_the_host_side():
+    names = imported(paths.ROOT / "dodo.py")
+    assert names and all(inside(name, "onnxmake.build") for name in names), names
+
+
+@pytest.mark.parametrize("file", PASSES, ids=shown)
+def test_a_pass_imports_only_the_step_side_and_no_other_pass(file):
+    names = imported(file)
+    assert all(inside(name, "onnxmake.model", "onnxmake.errors") for name in own(names)), own(names)
+    assert not any(inside(name, "passes", *(p.stem for p in PASSES)) for name in names), names
+
+
+@pytest.mark.parametrize("file", MODEL, ids=shown)
+def test_the_step_side_imports_neither_the_host_side_nor_a_pass(file):
+    names = imported(file)
+    assert all(inside(name, "onnxmake.model", "onnxmake.errors") for name in own(names)), own(names)
+    assert not any(inside(name, "passes") for name in names), names
+
+
+@pytest.mark.parametrize("file", BUILD, ids=shown)
+def test_the_host_side_imports_nothing_heavy_and_no_pass(file):
+    names = imported(file, at_import)
+    assert not any(inside(name, "passes", *HEAVY) for name in names), names
+    assert all(
+        inside(name, "onnxmake.build", "onnxmake.errors", "onnxmake.model.safetensors") for name in own(names)
+    ), own(names)
+
+
+def test_what_the_host_side_shares_with_steps_needs_the_standard_library_only():
+    for name in imported(paths.ROOT / "onnxmake" / "model" / "safetensors.py") | imported(
+        paths.ROOT / "onnxmake" / "errors.py"
+    ):
+        assert name.split(".")[0] in sys.stdlib_module_names or inside(name, "onnxmake.errors"), name
+
+
+def test_loading_the_commands_loads_nothing_heavy():
+    loaded = set(
+        json.loads(
+            python("-c", "import json, sys; import onnxmake.build.commands; print(json.dumps(list(sys.modules)))")
+        )
+    )
+    assert "onnxmake.build.tasks" in loaded
+    assert not loaded & HEAVY
+
+
+def test_of_the_device_tables_only_those_that_the_device_needs_are_reached():
+    tables = {file for file in reached("optimize", "cpu") if file.startswith(LOWERING)}
+    assert tables == {LOWERING + "__init__.py", LOWERING + "cpu.py", LOWERING + "portable.py"}
+    assert reached("optimize", "portable") == reached("optimize", "cpu") - {LOWERING + "cpu.py"}
+
+
+def test_export_reaches_neither_tables_nor_kernels():
+    files = reached("export")
+    assert "onnxmake/model/capture/attention.py" in files
+    assert not any(file.startswith(LOWERING) for file in files)
+    assert "onnxmake/model/kernels.py" not in files
+
+
+def test_an_import_inside_a_function_is_followed():
+    assert "onnxmake/model/kernels.py" in reached("package_genai", "cpu")
+
+
+def test_no_step_reaches_the_host_side():
+    assert not any(file.startswith("onnxmake/build/") for path in PASSES for file in reached(path.stem, "cpu"))
+
+
+def test_code_digests_name_the_pass_and_every_module_it_reaches(output):
+    digests = closure.code_digests(paths.PASSES / "optimize.py", "cpu")
+    assert set(digests) == {"passes/optimize.py", *reached("optimize", "cpu")}
+    assert all(len(sha) == 64 for sha in digests.values())
+
+
+@pytest.mark.parametrize("file", PASSES, ids=shown)
+def test_every_module_that_a_pass_really_loads_is_reached(file):
+    loaded = {shown(Path(module)) for module in json.loads(python("-c", LOAD, str(file), "cpu").splitlines()[-1])}
+    assert "onnxmake/model/step.py" in loaded
+    assert loaded <= reached(file.stem, "cpu")

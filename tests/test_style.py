@@ -1,0 +1,34 @@
+"""Lint, format and types, and what must not be in the repository."""
+
+import subprocess
+import sys
+
+import pytest
+
+from onnxmake.build import paths
+
+
+@pytest.mark.parametrize(
+    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=" ".join
+)
+def test_the_checkout_passes(command):
+    done = subprocess.run([sys.executable, "-m", *command], cwd=paths.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_locks_are_hashed_and_name_no_index():
+    for lock in paths.CONTAINERS.glob("*/requirements.lock"):
+        text = lock.read_text()
+        pinned = [line for line in text.splitlines() if "==" in line]
+        assert pinned and text.count("--hash=sha256:") >= len(pinned)
+        assert "://" not in text and "--index-url" not in text and "--find-links" not in text
+
+
+def test_no_file_is_large_but_the_checkpoint():
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=paths.ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")[:-1]
+    large = [
+        name for name in tracked if (paths.ROOT / name).is_file() and (paths.ROOT / name).stat().st_size > 1_000_000
+    ]
+    assert set(large) <= {"targets/tiny/model.safetensors"}

@@ -1,0 +1,156 @@
+"""Target files: what is read from a right one, and what each wrong one is told."""
+
+import os
+
+import pytest
+
+from onnxmake.build import paths
+from onnxmake.build.target import Bench, Source, Target, read_target, read_targets
+from onnxmake.errors import TargetError
+
+COMMIT = "7ae557604adf67be50417f59c2c2f167def9a775"
+REPO = f'[source]\nrepo = "owner/model"\nrevision = "{COMMIT}"'
+PARTS = {
+    "device": 'device = "cpu"',
+    "source": REPO,
+    "pass": '[[pass]]\nuse = "export"\n[[pass]]\nuse = "quantize_rtn"\nbits = 8\nblock_size = 64',
+    "bench": "[bench]\nprompt_tokens = [16]\nnew_tokens = 8",
+}
+
+
+def write(folder, name="mine.toml", **changed):
+    file = folder / name
+    file.write_text("\n".join(["# A target of the tests.", *(PARTS | changed).values()]), "utf-8")
+    return file
+
+
+def quantize(*lines: str) -> str:
+    return "\n".join(['[[pass]]\nuse = "quantize_rtn"', *lines])
+
+
+def test_a_right_file_is_read_with_its_comment_and_with_defaults_filled_in(tmp_path):
+    target = read_target(write(tmp_path))
+    assert (target.name, target.device, target.description) == ("mine", "cpu", "A target of the tests.")
+    assert target.source == Source("owner/model", COMMIT)
+    assert [use.declaration.name for use in target.passes] == ["export", "quantize_rtn"]
+    assert [use.may_skip for use in target.passes] == [False, False]
+    options = target.passes[1].options
+    assert (options.bits, options.block_size, options.symmetric) == (8, 64, True)
+    assert target.bench == Bench((16,), 8, 5)
+
+
+def test_bench_may_be_left_out(tmp_path):
+    assert read_target(write(tmp_path, bench="")).bench == Bench()
+
+
+def test_a_pass_that_asks_for_the_device_gets_the_target_s_unless_it_names_another(tmp_path):
+    passes = '[[pass]]\nuse = "optimize"\n[[pass]]\nuse = "optimize"\ndevice = "portable"\nmay_skip = true'
+    first, second = read_target(write(tmp_path, **{"pass": passes})).passes
+    assert (first.options.device, second.options.device) == ("cpu", "portable")
+    assert (first.may_skip, second.may_skip) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "changed, key, expected, advice",
+    [
+        ({"device": 'device = "cpu"\nsorce = 1'}, "'sorce'", "unknown key", "'source'"),
+        ({"device": 'device = "gpu"'}, "device = 'gpu'", "one of 'cpu'", "'cpu'"),
+        ({"device": "device = 1"}, "device", 'written as device = "cpu"', 'Write device = "cpu"'),
+        ({"device": ""}, "'device'", "missing", "one of 'cpu'"),
+        ({"source": ""}, "source", "missing", "repo and revision, or path"),
+        ({"source": "[source]"}, "source", "missing", "repo and revision, or path"),
+        ({"source": 'source = "tiny"'}, "source", "written as [source]", "Write [source]"),
+        ({"source": f'[source]\nrevision = "{COMMIT}"'}, "[source]", "either repo and revision, or path", "Change"),
+        ({"source": REPO + '\npath = "tiny"'}, "[source]", "either repo and revision, or path", "Change"),
+        ({"source": f'[source]\npath = "tiny"\nrevision = "{COMMIT}"'}, "revision", "goes with repo", "Change"),
+        (
+            {"source": '[source]\nrepo = "owner/model"\nrevision = "main"'},
+            "revision = 'main'",
+            "commit of 40 hex digits",
+            "Change",
+        ),
+        (
+            {"source": '[source]\nrepo = "owner/model"\nrevision = "7ae5576"'},
+            "revision = '7ae5576'",
+            "commit of 40 hex digits",
+            "Change",
+        ),
+        ({"source": REPO.replace(COMMIT, COMMIT + "0")}, "revision", "commit of 40 hex digits", "Change"),
+        ({"source": '[source]\nrepo = "owner/model"'}, "revision", "commit of 40 hex digits", "Change"),
+        ({"source": REPO.replace("repo", "rope")}, "'rope'", "unknown key", "'repo'"),
+        ({"source": REPO.replace('"owner/model"', "7")}, "repo = 7", "a string", "Write a string"),
+        ({"pass": ""}, "pass", "missing", "[[pass]]"),
+        ({"pass": "", "device": 'device = "cpu"\npass = []'}, "pass", "missing", "[[pass]]"),
+        ({"pass": "", "device": 'device = "cpu"\npass = ["export"]'}, "pass", "written as [[pass]]", "Write [[pass]]"),
+        ({"pass": '[pass]\nuse = "export"'}, "pass", "written as [[pass]]", "Write [[pass]]"),
+        ({"pass": "[[pass]]\nbits = 4"}, "[[pass]] 1", 'use = "..."', "Add use"),
+        ({"pass": '[[pass]]\nuse = "quantise_rtn"'}, "[[pass]] 1", "no pass is named 'quantise_rtn'", "'quantize_rtn'"),
+        ({"pass": '[[pass]]\nuse = "zzz"'}, "[[pass]] 1", "no pass is named 'zzz'", "export"),
+        ({"pass": quantize("blok_size = 32")}, "'blok_size'", "unknown key", "'block_size'"),
+        ({"pass": quantize('block_size = "32"')}, "block_size = '32'", "one of 16, 32", "Write one of 16, 32"),
+        ({"pass": quantize("bits = 5")}, "bits = 5", "one of 4, 8", "Write one of 4, 8"),
+        ({"pass": quantize("bits = 4.0")}, "bits = 4.0", "one of 4, 8", "Write one of 4, 8"),
+        ({"pass": quantize("symmetric = 1")}, "symmetric = 1", "true or false", "Write true or false"),
+        ({"pass": quantize('lm_head = "int44"')}, "lm_head = 'int44'", "one of 'same'", "'int4'"),
+        ({"pass": quantize('may_skip = "yes"')}, "may_skip of [[pass]] 1", "true or false", "may_skip = true"),
+        ({"bench": "[bench]\nprompt_tokens = [0]"}, "prompt_tokens", "at least 1", "Change"),
+        ({"bench": "[bench]\nprompt_tokens = []"}, "prompt_tokens", "at least 1", "Change"),
+        ({"bench": "[bench]\nprompt_tokens = 32"}, "prompt_tokens = 32", "a list, each a whole number", "Write a list"),
+        ({"bench": "[bench]\nnew_tokens = true"}, "new_tokens = True", "a whole number", "Write a whole number"),
+        ({"bench": "[[bench]]"}, "bench", "written as [bench]", "Write [bench]"),
+        ({"device": 'device = "cpu'}, "mine.toml", "is not TOML", "Mend that line"),
+    ],
+)
+def test_a_wrong_file_is_told_file_key_what_was_expected_and_what_to_do(tmp_path, changed, key, expected, advice):
+    with pytest.raises(TargetError) as caught:
+        read_target(write(tmp_path, **changed))
+    error = caught.value
+    assert "mine.toml" in error.fact
+    assert key in error.fact
+    assert expected in error.fact + error.action
+    assert advice in error.action
+    assert error.cause
+
+
+def test_a_broken_file_stands_as_its_error_beside_the_others(tmp_path):
+    write(tmp_path, "good.toml")
+    write(tmp_path, "bad.toml", device="device")
+    (tmp_path / "binary.toml").write_bytes(b"# \xff\xfe\x00")
+    found = read_targets([tmp_path])
+    assert sorted(found) == ["bad", "binary", "good"]
+    assert isinstance(found["good"], Target)
+    for name in ("bad", "binary"):
+        assert isinstance(found[name], TargetError)
+        assert f"{name}.toml" in found[name].fact
+
+
+def test_of_two_folders_the_later_wins(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name)
+    assert read_targets([tmp_path / "first", tmp_path / "second"])["mine"].file == tmp_path / "second" / "mine.toml"
+
+
+def test_folders_of_the_environment_variable_come_after_the_checkout_s(tmp_path, monkeypatch):
+    monkeypatch.setenv("ONNXMAKE_TARGETS", f"{tmp_path / 'a'}{os.pathsep}{tmp_path / 'b'}")
+    assert paths.target_folders() == [paths.TARGETS, tmp_path / "a", tmp_path / "b"]
+    monkeypatch.delenv("ONNXMAKE_TARGETS")
+    assert paths.target_folders() == [paths.TARGETS]
+
+
+def test_a_targets_folder_that_does_not_exist_is_an_error_that_names_the_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("ONNXMAKE_TARGETS", str(tmp_path / "nowhere"))
+    with pytest.raises(TargetError, match="nowhere does not exist") as caught:
+        read_targets(paths.target_folders())
+    assert "ONNXMAKE_TARGETS" in caught.value.cause
+    assert "ONNXMAKE_TARGETS" in caught.value.action
+
+
+def test_every_shipped_target_reads_and_says_what_it_is():
+    found = read_targets([paths.TARGETS])
+    assert set(found) == {file.stem for file in paths.TARGETS.glob("*.toml")} >= {"tiny-int4-cpu", "qwen-int4-cpu"}
+    for target in found.values():
+        assert isinstance(target, Target), target
+        assert target.description
+        assert target.passes[0].declaration.name == "export"
+        assert target.source.path is None or (target.file.parent / target.source.path / "config.json").is_file()
