@@ -280,3 +280,13 @@ def test_a_cache_that_cannot_be_written_is_named(model, home):
     with serve(model) as hub:
         error = fetch(home, hub.url).error
     assert str(home) in error and "Not a directory" in error and "network" not in error
+
+
+def test_a_large_file_tells_how_far_it_is(tmp_path):
+    (tmp_path / "repo").mkdir()
+    size = 2 * CHUNK + 5000
+    (tmp_path / "repo" / "model.safetensors").write_bytes(bytes(size))
+    with serve(tmp_path / "repo") as hub:
+        told = [m["done"] for m in fetch(tmp_path / "home", hub.url).messages if "total" in m]
+    assert told == sorted(told) and told[-1] == size
+    assert any(0 < done < size for done in told)

@@ -72,10 +72,10 @@ TWINS = {  # name: model_type, settings on top of SMALL
 }
 
 
-def make_twin(name: str, folder: Path, dtype: torch.dtype = torch.float32, **settings) -> Path:
+def make_twin(name: str, folder: Path, dtype: torch.dtype = torch.float32, max_shard_size: str = "50GB") -> Path:
     """Save the twin with random, non-trivial weights, norms and biases included; the file's type is `dtype`. Returns `folder`."""
     kind, own = TWINS[name]
-    config = transformers.CONFIG_MAPPING[kind](**{**SMALL, **own, **settings})
+    config = transformers.CONFIG_MAPPING[kind](**{**SMALL, **own})
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
@@ -87,5 +87,5 @@ def make_twin(name: str, folder: Path, dtype: torch.dtype = torch.float32, **set
                 )
             else:
                 parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
-    model.to(dtype).save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
     return folder

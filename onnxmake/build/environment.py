@@ -31,6 +31,10 @@ def python_of(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
+def is_ready(name: str) -> bool:
+    return (folder_of(name) / "ready").exists()
+
+
 def ensure(name: str) -> Path:
     """The environment's Python, made first where it is not there yet. Raises EnvironmentMissing."""
     folder = folder_of(name)

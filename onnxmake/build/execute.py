@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from onnxmake.build import key, paths, runner, source, store
+from onnxmake.build import key, paths, process, runner, source, store
 from onnxmake.build.digest import canonical_json, digest_file, remember
 from onnxmake.build.files import read_json, storage_errors, write_atomically
 from onnxmake.build.plan import Step
@@ -21,19 +21,18 @@ def make_source(checkpoint: Checkpoint) -> None:
     if folder is None:
         wanted = checkpoint.source
         started = time.monotonic()
-        with store.workspace() as work:
-            folder = Path(
-                runner.run(
-                    "onnxmake.model.hub",
-                    {"repo": wanted.repo, "revision": wanted.revision, "patterns": list(source.FILES)},
-                    "cpu",
-                    work,
-                    paths.BUILD / "logs" / f"fetch-{checkpoint.id}.log",
-                    f"fetch {wanted.repo}",
-                    network=True,
-                )
+        folder = Path(
+            runner.run(
+                "onnxmake.model.hub",
+                {"repo": wanted.repo, "revision": wanted.revision, "patterns": list(source.FILES)},
+                "cpu",
+                paths.BUILD / "logs" / f"fetch-{checkpoint.id}.log",
+                f"fetch {wanted.repo}",
+                network=True,
             )
+        )
         say(f"{wanted.repo} at {wanted.revision[:12]}: {folder} ({time.monotonic() - started:.1f} s)")
+    process.prepare("cpu")  # it loads while this process reads the weights for their digest
     source.save_manifest(checkpoint, folder)
 
 
@@ -76,7 +75,7 @@ def _run(step: Step, explained: dict, digest: str) -> store.Entry:
             "out": str(out),
             "hint": f"The checkpoint was saved by Transformers {saved_by}." if saved_by else "",
         }
-        runner.run("onnxmake.model.step", action, step.use.declaration.environment, work, step.log, step.name)
+        runner.run("onnxmake.model.step", action, step.use.declaration.environment, step.log, step.name)
         return store.commit(digest, explained, out, time.monotonic() - started, known)
 
 

@@ -6,7 +6,7 @@ import platform
 import sys
 from pathlib import Path
 
-from onnxmake.build import paths, runner, store
+from onnxmake.build import paths, runner
 from onnxmake.build.files import read_json, write_atomically
 from onnxmake.build.report import say
 from onnxmake.build.target import Target
@@ -40,16 +40,14 @@ def generate(target: Target, prompt: str, tokens: int) -> None:
         sys.stdout.write(json.loads(line)["text"] if line.startswith('{"text"') else "")
         sys.stdout.flush()
 
-    with store.workspace() as work:
-        runner.run(
-            "onnxmake.model.generate",
-            action,
-            "cpu",
-            work,
-            paths.BUILD / "logs" / f"try-{target.name}.log",
-            f"try:{target.name}",
-            echo=echo,
-        )
+    runner.run(
+        "onnxmake.model.generate",
+        action,
+        "cpu",
+        paths.BUILD / "logs" / f"try-{target.name}.log",
+        f"try:{target.name}",
+        echo=echo,
+    )
     print(flush=True)
 
 
@@ -82,15 +80,13 @@ def bench(target: Target) -> None:
         "new_tokens": target.bench.new_tokens,
         "repeats": target.bench.repeats,
     }
-    with store.workspace() as work:
-        measured = runner.run(
-            "onnxmake.model.bench",
-            action,
-            "cpu",
-            work,
-            paths.BUILD / "logs" / f"bench-{target.name}.log",
-            f"bench:{target.name}",
-        )
+    measured = runner.run(
+        "onnxmake.model.bench",
+        action,
+        "cpu",
+        paths.BUILD / "logs" / f"bench-{target.name}.log",
+        f"bench:{target.name}",
+    )
     size = sum(size for _, size in record["files"].values())
     result = {
         "target": target.name,

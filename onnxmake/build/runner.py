@@ -1,113 +1,43 @@
-"""Run one action in an environment: a subprocess in its own process group, with its own log, a clean environment and live progress."""
+"""Run one action in an environment: a process with its own log and live progress, gone when the call returns, whatever happened."""
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from onnxmake.build import environment, paths
+from onnxmake.build import environment, paths, process
+from onnxmake.build.files import storage_errors
 from onnxmake.build.report import bar
 from onnxmake.errors import StepFailed
 
 PREFIX = "@onnxmake "
-PASSED = ("PATH", "SYSTEMROOT", "TEMP", "TMP", "LD_LIBRARY_PATH", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
-NETWORK = (
-    "HOME",
-    "USERPROFILE",
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HF_ENDPOINT",
-    "HF_TOKEN",
-    "HF_TOKEN_PATH",
-    "HF_HUB_OFFLINE",
-    "HF_HUB_DISABLE_XET",
-    "XDG_CACHE_HOME",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "REQUESTS_CA_BUNDLE",
-)
-
-
-def _environment(name: str, home: Path, network: bool) -> dict[str, str]:
-    """Variables of the step: an allow-list of the caller's, and fixed ones, so that results do not depend on who builds."""
-    fixed = {
-        "PYTHONPATH": str(paths.ROOT),
-        "PYTHONHASHSEED": "0",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONNOUSERSITE": "1",
-        "LC_ALL": "C.UTF-8",
-        "TZ": "UTC",
-        "SOURCE_DATE_EPOCH": "1767225600",
-        "ORT_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TQDM_DISABLE": "1",
-        "NUMBA_CACHE_DIR": str(paths.CACHE / "numba" / environment.folder_of(name).name),
-    }
-    offline = {} if network else {"HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    return {k: os.environ[k] for k in (*PASSED, *(NETWORK if network else ())) if k in os.environ} | fixed | offline
 
 
 def run(
     module: str,
     action: Mapping[str, Any],
     env: str,
-    work: Path,
     log: Path,
     label: str,
     network: bool = False,
     echo: Callable[[str], None] | None = None,
 ) -> Any:
-    """Run `python -m module` in environment `env` with `action` as JSON on its standard input; returns what it reports as its result.
+    """Run `python -m module` in environment `env` with `action` as JSON on its standard input; returns its result.
 
-    Lines with PREFIX are messages (progress, result, error); others go to the log and to `echo`. Raises the step's own error, or StepFailed.
-    The process group is gone when this returns, whatever happened.
+    Lines with PREFIX are messages (progress, result, error); others go to the log and to `echo`. Raises the step's own
+    error, or StepFailed.
     """
-    python = environment.ensure(env)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    result, failure = None, None
-    with open(log, "w", encoding="utf-8") as file, bar(label) as draw:
-        process = subprocess.Popen(
-            [str(python), "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=work,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env=_environment(env, work, network),
-            start_new_session=os.name != "nt",
-        )
+    environment.ensure(env)
+    with _log(log) as file, bar(label) as draw:
+        worker = process.start_step(env) if module == process.STEP else process.start(["-m", module], env, network)
         try:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(action))
-                process.stdin.close()
-            for line in process.stdout:
-                message = json.loads(line.removeprefix(PREFIX)) if line.startswith(PREFIX) else None
-                if message is None:
-                    file.write(line)
-                    if echo:
-                        echo(line)
-                elif "total" in message:
-                    draw(message["done"], message["total"])
-                elif "error" in message:
-                    failure = message["error"]
-                else:
-                    result = message["result"]
-            code = process.wait()
+            result, failure = _talk(worker, action, file, draw, echo or (lambda line: None))
+            code = worker.wait()
         finally:
-            _end(process)
+            process.end(worker)
     if failure:
         raise StepFailed(**failure)
     if code:
@@ -115,30 +45,49 @@ def run(
     return result
 
 
+def _talk(
+    worker: subprocess.Popen,
+    action: Mapping,
+    file: TextIO,
+    draw: Callable[[int, int], None],
+    echo: Callable[[str], None],
+) -> tuple[Any, dict | None]:
+    """Hand the action over and read to the end; returns result and error, as the step reported them."""
+    result, failure = None, None
+    with contextlib.suppress(BrokenPipeError):  # it ended before it read: its exit code and log say why
+        worker.stdin.write(json.dumps(action))
+        worker.stdin.close()
+    for line in worker.stdout:
+        message = json.loads(line.removeprefix(PREFIX)) if line.startswith(PREFIX) else None
+        if message is None:
+            file.write(line)
+            echo(line)
+        elif "total" in message:
+            draw(message["done"], message["total"])
+        elif "error" in message:
+            failure = message["error"]
+        else:
+            result = message["result"]
+    return result, failure
+
+
 def call(arguments: Sequence[str], env: str, log: Path) -> None:
     """Run the environment's Python with plain arguments, output to the log. Raises StepFailed."""
-    python = environment.ensure(env)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "w", encoding="utf-8") as file:
-        code = subprocess.run(
-            [str(python), *arguments],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=_environment(env, log.parent, False),
-        ).returncode
+    with _log(log) as file:
+        worker = process.start(arguments, env)
+        try:
+            _talk(worker, {}, file, lambda done, total: None, lambda line: None)
+            code = worker.wait()
+        finally:
+            process.end(worker)
     if code:
         raise _crashed(arguments[1], code, log)
 
 
-def _end(process: subprocess.Popen) -> None:
-    """Kill what is left of the step's process group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if os.name == "nt":
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _log(path: Path) -> TextIO:
+    with storage_errors(f"write the log {path.name}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "w", encoding="utf-8")
 
 
 def _crashed(label: str, code: int, log: Path) -> StepFailed:

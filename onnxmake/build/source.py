@@ -32,6 +32,7 @@ SHAPELESS = {
     "initializer_range",
     "transformers.js_config",
 }  # config keys that shape no graph
+DERIVED = ("architecture.json", "tensors.json")  # what export reads in place of config.json and the weights
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def describe(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def save_manifest(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write the checkpoint's manifest and derived files; an equal manifest is left alone."""
+    """Write the checkpoint's manifest and derived files, the manifest last."""
     files, derived = describe(folder)
     settings = read_json(folder / "config.json")
     manifest = {
@@ -106,8 +107,6 @@ def save_manifest(checkpoint: Checkpoint, folder: Path) -> None:
         "files": files | {name: digest_text(text) for name, text in derived.items()},
         "saved_by": settings.get("transformers_version"),
     }
-    if checkpoint.manifest.exists() and read_json(checkpoint.manifest) == manifest:
-        return
     for name, text in derived.items():
         write_atomically(checkpoint.manifest.parent / name, text)
     write_atomically(checkpoint.manifest, canonical_json(manifest))
@@ -121,12 +120,11 @@ def is_current(checkpoint: Checkpoint) -> bool:
     folder = Path(manifest["folder"])
     if checkpoint.folder not in (None, folder):
         return False
-    originals = {
-        name: sha for name, sha in manifest["files"].items() if name not in ("architecture.json", "tensors.json")
-    }
+    originals = {name: sha for name, sha in manifest["files"].items() if name not in DERIVED}
     present = {p.name for pattern in FILES for p in folder.glob(pattern) if p.is_file()} if folder.is_dir() else set()
     return (
         set(originals) <= present
+        and all((checkpoint.manifest.parent / name).exists() for name in DERIVED)
         and all(digest_file(folder / name) == sha for name, sha in originals.items())
         and not ({n for n in present - set(originals) if not n.endswith(".safetensors") or n == "model.safetensors"})
     )

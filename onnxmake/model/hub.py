@@ -53,9 +53,8 @@ def fetch(repo: str, revision: str, patterns: list[str]) -> str:
         wanted = {name: s for name, s in wanted.items() if "/" not in name}
         total, done, folder = sum(s.size or 0 for s in wanted.values()), 0, None
         for name, sibling in wanted.items():
-            path = _download(
-                repo, revision, name, sibling.lfs.sha256 if sibling.lfs else sibling.blob_id, bool(sibling.lfs)
-            )
+            expected = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
+            path = _download(repo, revision, name, expected, bool(sibling.lfs), _bar(done, total))
             folder, done = path.parent, done + (sibling.size or 0)
             progress(done, total)
     except errors.HFValidationError as error:
@@ -106,13 +105,29 @@ def fetch(repo: str, revision: str, patterns: list[str]) -> str:
     return str(folder)
 
 
-def _download(repo: str, revision: str, name: str, expected: str, lfs: bool) -> Path:
+def _bar(before: int, total: int) -> type:
+    """What the client draws a file's progress with: it tells the runner instead, bytes on top of those `before`."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args, initial=0, **kwargs):
+            super().__init__(disable=True)
+            self.arrived = initial
+
+        def update(self, n=1):
+            self.arrived += n
+            progress(before + int(self.arrived), total)
+
+    return Bar
+
+
+def _download(repo: str, revision: str, name: str, expected: str, lfs: bool, bar: type) -> Path:
     """One file, checked. A cut connection is resumed; a file with another digest is thrown away and fetched once more."""
     from huggingface_hub import errors, hf_hub_download
 
     for attempt in range(TRIES):
         try:
-            path = Path(hf_hub_download(repo, name, revision=revision))
+            path = Path(hf_hub_download(repo, name, revision=revision, tqdm_class=bar))
         except (errors.HTTPError, OSError) as error:
             if (
                 attempt == TRIES - 1

@@ -72,3 +72,9 @@ def quantize_rows(rows, bits, block, symmetric, packed, scales, zeros):
                 else:
                     zeros[n, j // 2] = (zeros[n, j // 2] & np.uint8(15)) | (np.uint8(zero) << np.uint8(4))
     return bad
+
+
+def load() -> None:
+    """Compile the kernel for bfloat16 rows, or load it from numba's cache, before it is needed."""
+    rows, packed, scales = np.zeros((1, 32), np.uint16), np.empty((1, 1, 16), np.uint8), np.empty((1, 1), np.float32)
+    quantize_rows(rows, 4, 32, True, packed, scales, np.empty((1, 1), np.uint8))

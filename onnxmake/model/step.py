@@ -3,6 +3,7 @@
 {"pass", "file", "options", "may_skip", "src", "out"} -> the pass loaded by path, run, and its graph verified and saved in one form.
 """
 
+import importlib
 import importlib.util
 import json
 import os
@@ -55,7 +56,10 @@ def run_pass(name: str, file: Path, options: Mapping[str, Any], may_skip: bool, 
 
 def serve(handle: Callable[[dict], Any]) -> None:
     """Read an action, handle it, report its result or its error. Errors that a person can act on end with exit code 1, bugs with their trace."""
-    action = json.load(sys.stdin)
+    text = sys.stdin.read()
+    if not text:  # the build ended before it had work for this process
+        return
+    action = json.loads(text)
     try:
         tell(result=handle(action))
     except OnnxmakeError as error:
@@ -75,6 +79,20 @@ def serve(handle: Callable[[dict], Any]) -> None:
         sys.exit(1)
 
 
+def _load_ahead() -> None:
+    """Import what most steps need before there is an action. By name: what is only loaded early is no part of a pass's code."""
+    importlib.import_module("onnxmake.model.canonical")
+    importlib.import_module("onnxmake.model.kernels").load()
+
+
+def _handle(action: dict) -> None:
+    src, out = Path(action["src"]), Path(action["out"])
+    os.chdir(src.parent)
+    run_pass(action["pass"], Path(action["file"]), action["options"], action["may_skip"], src, out)
+
+
 if __name__ == "__main__":
     postpone_sympy()
-    serve(lambda a: run_pass(a["pass"], Path(a["file"]), a["options"], a["may_skip"], Path(a["src"]), Path(a["out"])))
+    if "--ahead" in sys.argv:
+        _load_ahead()
+    serve(_handle)
