@@ -3,9 +3,9 @@
     python -m venv rival && rival/bin/pip install onnxruntime-genai==0.18.0 onnxruntime transformers==5.23.0 torch==2.13.0 onnx-ir
     python benchmarks/compare.py --rival rival/bin/python [--rounds 5] [--checkpoint FOLDER]
 
-Run it in the environment that has onnxmake (`pip install -e .`), environments already made. The checkpoint, unless given, has the shape of
-Qwen2.5 0.5B and random bfloat16 weights. Measured are whole commands: wall seconds, peak resident bytes of any process, bytes written; then
-tokens a second of both results. Writes build/bench/compare.json.
+Run it in the environment that has onnxmake (`pip install -e .`), environments already made. The checkpoint, unless
+given, has the shape of Qwen2.5 0.5B and random bfloat16 weights. Measured are whole commands: wall seconds, peak
+resident bytes of any process, bytes written; then tokens a second of both results. Writes build/bench/compare.json.
 """
 
 import argparse
@@ -72,7 +72,10 @@ def size_of(folder: Path) -> int:
 
 
 def floor(checkpoint: Path, scratch: Path) -> float:
-    """Seconds to read the weights, quantise them in memory at the kernel's speed and write the result: what no build of this kind can beat."""
+    """Seconds to read the weights, quantise them in memory at the kernel's speed and write the result.
+
+    What no build of this kind can beat.
+    """
     program = """
 import os, sys, time
 import numpy as np
@@ -107,7 +110,10 @@ print(time.perf_counter() - started)
 
 
 def forget(cache: Path, passes: set[str]) -> None:
-    """Drop the store's entries of these passes, and every note of digests and manifests: what a build would know of an earlier one."""
+    """Drop the store's entries of these passes, and every note of digests and manifests.
+
+    What a build would know of an earlier one.
+    """
     for entry in (cache / "store" / "entries").glob("*.json"):
         if json.loads(entry.read_text())["key"]["pass"] in passes:
             entry.unlink()

@@ -1,4 +1,7 @@
-"""Every error that onnxmake raises on purpose: a fact, its likely cause, what to do next. Caught in one place: where it is printed."""
+"""Every error that onnxmake raises on purpose.
+
+A fact, its likely cause, what to do next. Caught in one place: where it is printed.
+"""
 
 
 class OnnxmakeError(Exception):

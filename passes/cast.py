@@ -1,7 +1,7 @@
 """Change the float type of weights, activations, inputs and outputs. Comes before optimize and quantisers.
 
-Invariant: the same graph over another float type; rotary tables are still computed in float32. Whatever type the checkpoint has, each
-weight is rounded once, from the checkpoint's values.
+Invariant: the same graph over another float type; rotary tables are still computed in float32. Whatever type the
+checkpoint has, each weight is rounded once, from the checkpoint's values.
 """
 
 from dataclasses import dataclass

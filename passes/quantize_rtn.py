@@ -1,7 +1,8 @@
 """Quantise the weights of Linear ops and embeddings to 4 or 8 bits in blocks along the input, rounding to nearest.
 
-Invariant: bytes equal those of onnxruntime's own quantiser; activations and other weights keep their type. Matrix products become
-MatMulNBits, embedding look-ups GatherBlockQuantized; a tied head and embedding share one tensor where their settings are the same.
+Invariant: bytes equal those of onnxruntime's own quantiser; activations and other weights keep their type. Matrix
+products become MatMulNBits, embedding look-ups GatherBlockQuantized; a tied head and embedding share one tensor where
+their settings are the same.
 """
 
 from dataclasses import dataclass

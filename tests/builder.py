@@ -1,4 +1,7 @@
-"""Run doit as a person does: a process in the checkout, with its own output folder, and a store of its own where a test damages one."""
+"""Run doit as a person does.
+
+A process in the checkout, with its own output folder, and a store of its own where a test damages one.
+"""
 
 import os
 import subprocess
@@ -13,7 +16,10 @@ STEPS = ("export", "optimize", "quantize_rtn", "package_genai")
 
 @dataclass
 class Builder:
-    """doit with build/ and dist/ under `output`; environments and kernels are shared, the store only where `cache` is the user's own."""
+    """doit with build/ and dist/ under `output`.
+
+    Environments and kernels are shared, the store only where `cache` is the user's own.
+    """
 
     output: Path
     cache: Path = paths.CACHE
@@ -66,7 +72,8 @@ class Builder:
         return printed
 
     def fail_on_disk(self, disk: Path, options: str, *arguments: str) -> str:
-        """As fail, in a mount namespace of its own where `disk`, the output or the cache, is an empty tmpfs with these options."""
+        """As fail, in a mount namespace of its own where `disk`, the output or the cache, is an empty tmpfs with these
+        options."""
         links = (
             " && ".join(f"ln -s {paths.CACHE / name} {disk / name}" for name in ("envs", "numba"))
             if disk == self.cache

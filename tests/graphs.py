@@ -64,7 +64,10 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> Path:
 
 
 def bind(built: ir.Model, checkpoint: Path, folder: Path, device: str = "cpu") -> Path:
-    """Lower what is left for `device`, bind weights from a safetensors file or folder of one, and save; returns the model file."""
+    """Lower what is left for `device`, bind weights from a safetensors file or folder of one, and save.
+
+    Returns the model file.
+    """
     from onnxmake.model.safetensors import read_checkpoint
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,7 @@
-"""A small Hugging Face hub on loopback: a folder served as one model repository at one commit, with faults on demand."""
+"""A small Hugging Face hub on loopback.
+
+A folder served as one model repository at one commit, with faults on demand.
+"""
 
 import contextlib
 import hashlib
@@ -22,7 +25,10 @@ RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<fi
 
 @dataclass
 class Hub:
-    """What the hub serves and how it fails; `requests` counts by path, `sent` the body bytes by file, `starts` lists where each GET of a file began."""
+    """What the hub serves and how it fails.
+
+    `requests` counts by path, `sent` the body bytes by file, `starts` lists where each GET of a file began.
+    """
 
     folder: Path
     token: str | None = None  # asked of every request
@@ -47,7 +53,10 @@ class Hub:
 
 
 def sibling(name: str, data: bytes) -> dict:
-    """A file's entry in the listing. The blob of a large file is its pointer, so its digest says nothing about the content."""
+    """A file's entry in the listing.
+
+    The blob of a large file is its pointer, so its digest says nothing about the content.
+    """
     if not name.endswith(".safetensors"):
         return {
             "rfilename": name,

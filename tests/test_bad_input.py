@@ -1,4 +1,7 @@
-"""What people get wrong, and what breaks under them: a message of fact, cause and next action, no trace, and no partial dist."""
+"""What people get wrong, and what breaks under them.
+
+A message of fact, cause and next action, no trace, and no partial dist.
+"""
 
 import json
 import os

@@ -53,7 +53,10 @@ def sha(text: str) -> str:
 
 
 def make(name, before=("export",), options=None, may_skip=False, folder="weights", **content) -> Step:
-    """A step behind `before` on a checkpoint of files that hold their name, or what `content` says; None there leaves a file out."""
+    """A step behind `before` on a checkpoint of files that hold their name, or what `content` says.
+
+    None there leaves a file out.
+    """
     texts = {file: content.get(file, file) for file in CHECKPOINT}
     checkpoint = Checkpoint(Source(path=folder), paths.OUTPUT / folder)
     files = {file: sha(text) for file, text in texts.items() if text is not None}

@@ -1,4 +1,5 @@
-"""A checkpoint that the project does not ship, in shards, from a folder and from a hub, built by doit and compared with Transformers."""
+"""A checkpoint that the project does not ship, in shards, from a folder and from a hub, built by doit and compared
+with Transformers."""
 
 import json
 import shutil

@@ -1,4 +1,7 @@
-"""Small models of real architectures, captured, lowered and run, against Transformers: prefill, cached decode, padded batch."""
+"""Small models of real architectures, captured, lowered and run, against Transformers.
+
+Prefill, cached decode, padded batch.
+"""
 
 import functools
 import json

@@ -1,4 +1,7 @@
-"""Small random checkpoints of real architectures: few layers that keep the pattern, small widths that keep the ratios."""
+"""Small random checkpoints of real architectures.
+
+Few layers that keep the pattern, small widths that keep the ratios.
+"""
 
 from pathlib import Path
 
@@ -73,7 +76,10 @@ TWINS = {  # name: model_type, settings on top of SMALL
 
 
 def make_twin(name: str, folder: Path, dtype: torch.dtype = torch.float32, max_shard_size: str = "50GB") -> Path:
-    """Save the twin with random, non-trivial weights, norms and biases included; the file's type is `dtype`. Returns `folder`."""
+    """Save the twin with random, non-trivial weights, norms and biases included.
+
+    The file's type is `dtype`. Returns `folder`.
+    """
     kind, own = TWINS[name]
     config = transformers.CONFIG_MAPPING[kind](**{**SMALL, **own})
     torch.manual_seed(0)

@@ -1,4 +1,7 @@
-"""What a pass says of itself, read from its source without running its imports: the host has none of the packages it needs."""
+"""What a pass says of itself, read from its source without running its imports.
+
+The host has none of the packages it needs.
+"""
 
 import ast
 import dataclasses
@@ -31,7 +34,10 @@ def pass_names() -> list[str]:
 
 @functools.cache
 def declaration(name: str, where: str = "") -> Declaration:
-    """The declaration of passes/<name>.py. Raises TargetError, prefixed by `where`, if there is none or it declares no options or entry."""
+    """The declaration of passes/<name>.py.
+
+    Raises TargetError, prefixed by `where`, if there is none or it declares no options or entry.
+    """
     path = paths.PASSES / f"{name}.py"
     if not path.is_file():
         raise TargetError(

@@ -37,7 +37,8 @@ def make_source(checkpoint: Checkpoint) -> None:
 
 
 def is_current(step: Step) -> bool:
-    """Whether the step's manifest was made from today's inputs, code, options and lock, and its files are in the store."""
+    """Whether the step's manifest was made from today's inputs, code, options and lock, and its files are in the
+    store."""
     upstream = [step.checkpoint.manifest, *([step.before.manifest] if step.before else [])]
     if not step.manifest.exists() or not all(p.exists() for p in upstream):
         return False
@@ -80,7 +81,10 @@ def _run(step: Step, explained: dict, digest: str) -> store.Entry:
 
 
 def _stage(step: Step, inputs: dict[str, str], src: Path) -> dict[tuple[int, int], str]:
-    """Lay out what the step sees: its input's files linked read-only, the checkpoint's as links to where they are. Returns digests by (device, inode)."""
+    """Lay out what the step sees.
+
+    Its input's files linked read-only, the checkpoint's as links to where they are. Returns digests by (device, inode).
+    """
     record = read_json(step.checkpoint.manifest)
     derived = step.checkpoint.manifest.parent
     with storage_errors("stage a step's inputs"):

@@ -39,7 +39,10 @@ def read_json(path: Path) -> Any:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write text so that a reader, or a crash, sees the old file or the new one. Folders are made. Raises StoreError."""
+    """Write text so that a reader, or a crash, sees the old file or the new one.
+
+    Folders are made. Raises StoreError.
+    """
     with storage_errors(f"write {path.name}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".tmp-", delete=False, encoding="utf-8") as file:
@@ -55,7 +58,10 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def place(source: Path, destination: Path, link: bool) -> None:
-    """Bring a file to a new path: a hard link where `link` allows and the file system can, else a copy (a reflink where Python and the disk can)."""
+    """Bring a file to a new path.
+
+    A hard link where `link` allows and the file system can, else a copy (a reflink where Python and the disk can).
+    """
     destination.parent.mkdir(parents=True, exist_ok=True)
     if link:
         with contextlib.suppress(OSError):

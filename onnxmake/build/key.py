@@ -19,7 +19,9 @@ PREFIX = "checkpoint/"
 
 
 def inputs_of(step: Step) -> dict[str, str]:
-    """File -> sha256 of what the step sees: its input's files and the checkpoint's, cut down to what the pass says it reads.
+    """File -> sha256 of what the step sees: its input's files and the checkpoint's.
+
+    Cut down to what the pass says it reads.
 
     Raises CheckpointError where a file that the pass needs is missing.
     """

@@ -1,4 +1,7 @@
-"""Where things are. The checkout is read only; build/ and dist/ go to ONNXMAKE_OUTPUT, store and environments to ONNXMAKE_CACHE."""
+"""Where things are.
+
+The checkout is read only; build/ and dist/ go to ONNXMAKE_OUTPUT, store and environments to ONNXMAKE_CACHE.
+"""
 
 import os
 import sys

@@ -1,7 +1,7 @@
 """The graphs that travel with the checkout: the export of every shipped target, as store entries in targets/prebuilt/.
 
-A hub target's graph needs its config.json only, which stands beside the entries as <target>.config.json: a skeleton checkpoint of that
-architecture, without weights, is exported in its place.
+A hub target's graph needs its config.json only, which stands beside the entries as <target>.config.json: a skeleton
+checkpoint of that architecture, without weights, is exported in its place.
 """
 
 import shutil

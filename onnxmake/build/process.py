@@ -1,4 +1,7 @@
-"""Processes of an environment's Python: a clean set of variables, a process group each, and one kept ready ahead of its work."""
+"""Processes of an environment's Python.
+
+A clean set of variables, a process group each, and one kept ready ahead of its work.
+"""
 
 import atexit
 import contextlib
@@ -61,7 +64,10 @@ def start(arguments: Sequence[str], env: str, network: bool = False) -> subproce
 
 
 def prepare(env: str) -> None:
-    """Start a step's process ahead of time, if the environment is there: it loads its packages while the host reads the checkpoint."""
+    """Start a step's process ahead of time, if the environment is there.
+
+    It loads its packages while the host reads the checkpoint.
+    """
     if env not in _spare and environment.is_ready(env):
         _spare[env] = start(["-m", STEP, "--ahead"], env)
 

@@ -1,4 +1,7 @@
-"""What a person reads while doit runs: one line per step, a bar for long ones, and errors as fact, cause, next action."""
+"""What a person reads while doit runs.
+
+One line per step, a bar for long ones, and errors as fact, cause, next action.
+"""
 
 import contextlib
 import sys
@@ -41,7 +44,8 @@ class Reporter(ConsoleReporter):
 
 @contextlib.contextmanager
 def bar(label: str, unit: str = "B") -> Iterator[Callable[[int, int], None]]:
-    """A function (done, total) that draws a bar with bytes and rate on a terminal, and a plain line every ten seconds elsewhere."""
+    """A function (done, total) that draws a bar with bytes and rate on a terminal, and a plain line every ten seconds
+    elsewhere."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 

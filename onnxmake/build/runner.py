@@ -1,4 +1,7 @@
-"""Run one action in an environment: a process with its own log and live progress, gone when the call returns, whatever happened."""
+"""Run one action in an environment.
+
+A process with its own log and live progress, gone when the call returns, whatever happened.
+"""
 
 import contextlib
 import json

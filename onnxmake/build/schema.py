@@ -1,4 +1,7 @@
-"""Strict reading of tables into frozen dataclasses: the dataclass is the schema, and every error names file, key and the nearest valid name."""
+"""Strict reading of tables into frozen dataclasses.
+
+The dataclass is the schema, and every error names file, key and the nearest valid name.
+"""
 
 import dataclasses
 import difflib

@@ -37,7 +37,10 @@ DERIVED = ("architecture.json", "tensors.json")  # what export reads in place of
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A source as one build sees it: where `folder` is given, the files are there; else `source` names a hub commit to fetch."""
+    """A source as one build sees it.
+
+    Where `folder` is given, the files are there; else `source` names a hub commit to fetch.
+    """
 
     source: Source
     folder: Path | None
@@ -55,8 +58,8 @@ class Checkpoint:
 def describe(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     """(file -> sha256, derived file -> content) of a checkpoint folder.
 
-    Derived are what export reads: architecture.json, the config's keys that shape the graph, and tensors.json, name -> shape. Raises
-    SourceError where the folder or config.json is missing, CheckpointError where a file is damaged.
+    Derived are what export reads: architecture.json, the config's keys that shape the graph, and tensors.json, name ->
+    shape. Raises SourceError where the folder or config.json is missing, CheckpointError where a file is damaged.
     """
     if not folder.is_dir():
         raise SourceError(

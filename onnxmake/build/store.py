@@ -1,4 +1,7 @@
-"""The store: objects by the sha256 of their content, entries by the key of the step that made them. Local, then read-only layers."""
+"""The store.
+
+Objects by the sha256 of their content, entries by the key of the step that made them. Local, then read-only layers.
+"""
 
 import os
 import shutil
@@ -103,9 +106,12 @@ def commit(
     known: Mapping[tuple[int, int], str],
     layer: Path | None = None,
 ) -> Entry:
-    """Move a finished step's files into the store and record them under `key`; the record comes last. Raises StoreError.
+    """Move a finished step's files into the store and record them under `key`; the record comes last.
 
-    `explained` is the key's full JSON. `known` gives the digest of files by (device, inode): those handed through unchanged are not read.
+    Raises StoreError.
+
+    `explained` is the key's full JSON. `known` gives the digest of files by (device, inode): those handed through
+    unchanged are not read.
     """
     layer = layer or layers()[0]
     files = {}

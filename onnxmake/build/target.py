@@ -146,7 +146,10 @@ def read_target(file: Path) -> Target:
 
 
 def read_targets(folders: list[Path]) -> dict[str, Target | TargetError]:
-    """Every *.toml of the folders by name; a broken one stands as its error, so that the others still build. A later folder wins."""
+    """Every *.toml of the folders by name.
+
+    A broken one stands as its error, so that the others still build. A later folder wins.
+    """
     out: dict[str, Target | TargetError] = {}
     for folder in folders:
         if not folder.is_dir():

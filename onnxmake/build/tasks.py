@@ -61,7 +61,10 @@ def acting(function: Callable, *args) -> Callable[..., TaskFailed | None]:
 
 
 def current(function: Callable, *args) -> Callable:
-    """A doit up-to-date check. A question that cannot be answered is answered no: the action then says what is wrong."""
+    """A doit up-to-date check.
+
+    A question that cannot be answered is answered no: the action then says what is wrong.
+    """
 
     def check(task, values) -> bool:
         try:
@@ -167,7 +170,10 @@ def tries(plan: Plan) -> Iterator[Task]:
 
 
 def benches(plan: Plan) -> Iterator[Task]:
-    """`doit bench` measures what is built; for a target that is not, bench:x stands outside the group and builds x first."""
+    """`doit bench` measures what is built.
+
+    For a target that is not, bench:x stands outside the group and builds x first.
+    """
     for name, (target, _) in plan.targets.items():
         task = _task(name, "measure the built model", measure.bench, target, teardown=[(acting(measure.show),)])
         if not measure.is_built(target):

@@ -21,7 +21,8 @@ def find_head(graph: ir.Graph) -> ir.Node | None:
 
 
 def _reference(before: ir.Node, weight: ir.Node, bits: int, block: int, symmetric: bool) -> list[ir.Value]:
-    """packed [N, blocks, block * bits / 8], scales [N, blocks] and, if asymmetric, zero points [N, ceil(blocks * bits / 8)] of a weight [N, K]."""
+    """packed [N, blocks, block * bits / 8], scales [N, blocks] and, if asymmetric, zero points [N, ceil(blocks * bits
+    / 8)] of a weight [N, K]."""
     rows, width = weight.outputs[0].shape
     blocks = math.ceil(width / block)
     shapes = [[rows, blocks, block * bits // 8], [rows, blocks]] + (

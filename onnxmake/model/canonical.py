@@ -12,7 +12,8 @@ IR_VERSION = 10  # the newest that every supported runtime reads, DirectML's inc
 
 
 def canonicalize(model: ir.Model) -> None:
-    """Merge equal nodes, drop unused ones, metadata and doc strings, order topologically, and number values and nodes in that order."""
+    """Merge equal nodes, drop unused ones, metadata and doc strings, order topologically, and number values and nodes
+    in that order."""
     graph = model.graph
     TopologicalSortPass()(model)
     CommonSubexpressionEliminationPass()(model)

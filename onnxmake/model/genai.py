@@ -10,7 +10,10 @@ def _tokens(name: str, *sources: Mapping):
 
 
 def genai_config(graph: ir.Graph, config: Mapping, generation: Mapping, options: Sequence[Mapping] = ()) -> dict:
-    """genai_config.json for a decoder graph and the checkpoint's config.json and generation_config.json; `options` are provider options."""
+    """genai_config.json for a decoder graph and the checkpoint's config.json and generation_config.json.
+
+    `options` are provider options.
+    """
     inputs, outputs = {v.name: v for v in graph.inputs}, [v.name for v in graph.outputs]
     heads = inputs["past_key_values.0.key"].shape
     eos = _tokens("eos_token_id", generation, config)

@@ -1,6 +1,9 @@
-"""Fetch a checkpoint from the Hugging Face hub: a commit's files that a build needs, resumed where cut off, each checked against the hub's digest.
+"""Fetch a checkpoint from the Hugging Face hub: a commit's files that a build needs, resumed where cut off.
 
-{"repo", "revision", "patterns"} -> the folder. HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and the token are huggingface_hub's own.
+Each checked against the hub's digest.
+
+{"repo", "revision", "patterns"} -> the folder. HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and the token are huggingface_hub's
+own.
 """
 
 import contextlib
@@ -122,7 +125,10 @@ def _bar(before: int, total: int) -> type:
 
 
 def _download(repo: str, revision: str, name: str, expected: str, lfs: bool, bar: type) -> Path:
-    """One file, checked. A cut connection is resumed; a file with another digest is thrown away and fetched once more."""
+    """One file, checked.
+
+    A cut connection is resumed; a file with another digest is thrown away and fetched once more.
+    """
     from huggingface_hub import errors, hf_hub_download
 
     for attempt in range(TRIES):

@@ -1,4 +1,7 @@
-"""Compiled kernels over rows of weights. Each row is computed by one thread, without fast-math: bytes do not depend on the thread count."""
+"""Compiled kernels over rows of weights.
+
+Each row is computed by one thread, without fast-math: bytes do not depend on the thread count.
+"""
 
 import numpy as np
 from numba import njit, prange
@@ -8,12 +11,15 @@ SIGN, FINITE = np.uint32(0x80000000), np.int32(0x7F800000)
 
 @njit(parallel=True, cache=True, nogil=True)
 def quantize_rows(rows, bits, block, symmetric, packed, scales, zeros):
-    """Round-to-nearest block quantisation, byte for byte onnxruntime's quantize_matmul_{4,8}bits. Returns rows that hold NaN or infinity (uint8 [N]).
+    """Round-to-nearest block quantisation, byte for byte onnxruntime's quantize_matmul_{4,8}bits.
 
-    rows [N, K]: bits of bfloat16 (uint16) or float32 (uint32); packed uint8 [N, blocks, block * bits / 8], low nibble first; scales float32 [N, blocks];
-    zeros uint8 [N, ceil(blocks * bits / 8)], written only where not symmetric. K is padded with zeros to whole blocks.
-    Symmetric: scale = (signed value of largest magnitude) / -2^(bits-1), the minimum where two tie, and zero point 2^(bits-1).
-    Asymmetric: scale = (max(hi, 0) - min(lo, 0)) / (2^bits - 1), zero point = round(-lo / scale), half away from zero.
+    Returns rows that hold NaN or infinity (uint8 [N]).
+
+    rows [N, K]: bits of bfloat16 (uint16) or float32 (uint32); packed uint8 [N, blocks, block * bits / 8], low nibble
+    first; scales float32 [N, blocks]; zeros uint8 [N, ceil(blocks * bits / 8)], written only where not symmetric. K is
+    padded with zeros to whole blocks. Symmetric: scale = (signed value of largest magnitude) / -2^(bits-1), the minimum
+    where two tie, and zero point 2^(bits-1). Asymmetric: scale = (max(hi, 0) - min(lo, 0)) / (2^bits - 1), zero point =
+    round(-lo / scale), half away from zero.
     """
     count, width = rows.shape
     blocks = scales.shape[1]

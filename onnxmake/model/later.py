@@ -1,4 +1,7 @@
-"""onnx_ir imports sympy for arithmetic on symbolic dimensions, which steps do not do: 0.4 s of every process. Import it when it is first called."""
+"""onnx_ir imports sympy for arithmetic on symbolic dimensions, which steps do not do.
+
+0.4 s of every process. Import it when it is first called.
+"""
 
 import importlib
 import importlib.util

@@ -1,4 +1,6 @@
-"""The safetensors format, read by its own arithmetic: an 8-byte little-endian header length, a JSON header, then raw row-major data.
+"""The safetensors format, read by its own arithmetic: an 8-byte little-endian header length, a JSON header.
+
+Then raw row-major data.
 
 Standard library only: the host reads headers too.
 """
@@ -49,7 +51,10 @@ def _tensor(path: Path, start: int, entry: dict) -> Tensor:
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file. Raises CheckpointError where the header is cut, is no JSON, or contradicts itself or the file's size."""
+    """The tensors of one file.
+
+    Raises CheckpointError where the header is cut, is no JSON, or contradicts itself or the file's size.
+    """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -85,7 +90,11 @@ def read_header(path: Path) -> dict[str, Tensor]:
 
 
 def read_checkpoint(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint by name: of one file or, where there is none, of shards with an index. Raises CheckpointError; pickled checkpoints are refused."""
+    """All tensors of a checkpoint by name.
+
+    Of one file or, where there is none, of shards with an index. Raises CheckpointError; pickled checkpoints are
+    refused.
+    """
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if single.exists():
         return read_header(single)

@@ -1,4 +1,6 @@
-"""A checkpoint of a given architecture without its training: random bfloat16 weights, or a sparse file of zeros that takes no space.
+"""A checkpoint of a given architecture without its training: random bfloat16 weights.
+
+Or a sparse file of zeros that takes no space.
 
     python -m onnxmake.model.skeleton CONFIG.json FOLDER [--random]
 
@@ -19,7 +21,8 @@ from onnxmake.model.capture.weightless import weightless_causal_lm
 
 
 def make_skeleton(config: Path, folder: Path, random: bool) -> None:
-    """Write config.json and model.safetensors (one file, names and shapes as Transformers has them, tied weights once)."""
+    """Write config.json and model.safetensors (one file, names and shapes as Transformers has them, tied weights
+    once)."""
     transformers.logging.set_verbosity_error()
     model = weightless_causal_lm(load_config(json.loads(config.read_text())), "eager", ())
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """The entry of a step's process: an action as JSON on standard input, messages as JSON lines on standard output.
 
-{"pass", "file", "options", "may_skip", "src", "out"} -> the pass loaded by path, run, and its graph verified and saved in one form.
+{"pass", "file", "options", "may_skip", "src", "out"} -> the pass loaded by path, run, and its graph verified and saved
+in one form.
 """
 
 import importlib
@@ -31,7 +32,10 @@ def _options(module: types.ModuleType, values: Mapping[str, Any]) -> Any:
 
 
 def run_pass(name: str, file: Path, options: Mapping[str, Any], may_skip: bool, src: Path, out: Path) -> None:
-    """Apply one pass to the files in `src`, into the empty folder `out`. A rewrite that changes nothing is an error unless it may skip."""
+    """Apply one pass to the files in `src`, into the empty folder `out`.
+
+    A rewrite that changes nothing is an error unless it may skip.
+    """
     module = load_pass(name, file)
     o = _options(module, options)
     if hasattr(module, "run"):
@@ -55,7 +59,10 @@ def run_pass(name: str, file: Path, options: Mapping[str, Any], may_skip: bool, 
 
 
 def serve(handle: Callable[[dict], Any]) -> None:
-    """Read an action, handle it, report its result or its error. Errors that a person can act on end with exit code 1, bugs with their trace."""
+    """Read an action, handle it, report its result or its error.
+
+    Errors that a person can act on end with exit code 1, bugs with their trace.
+    """
     text = sys.stdin.read()
     if not text:  # the build ended before it had work for this process
         return
@@ -80,7 +87,10 @@ def serve(handle: Callable[[dict], Any]) -> None:
 
 
 def _load_ahead() -> None:
-    """Import what most steps need before there is an action. By name: what is only loaded early is no part of a pass's code."""
+    """Import what most steps need before there is an action.
+
+    By name: what is only loaded early is no part of a pass's code.
+    """
     importlib.import_module("onnxmake.model.canonical")
     importlib.import_module("onnxmake.model.kernels").load()
 

@@ -1,4 +1,7 @@
-"""Bind weights: turn references into bytes, streaming. Memory is bounded by a block of rows, whatever the model's size."""
+"""Bind weights.
+
+Turn references into bytes, streaming. Memory is bounded by a block of rows, whatever the model's size.
+"""
 
 import math
 import os
@@ -85,7 +88,10 @@ def _cast(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _quantize(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]:
-    """(output, bytes to append) of a QuantizedWeight: packed values, scales and zero points of one block of rows after the other."""
+    """(output, bytes to append) of a QuantizedWeight.
+
+    Packed values, scales and zero points of one block of rows after the other.
+    """
     from onnxmake.model.kernels import quantize_rows  # half a second that only a quantised model pays
 
     bits, size, symmetric = (attribute(node, name) for name in ("bits", "block_size", "symmetric"))
@@ -119,7 +125,9 @@ def _label(node: ir.Node) -> str:
 def bind(
     model: ir.Model, tensors: Mapping[str, Tensor], out: Path, name: str, progress: Callable[[int, int], None]
 ) -> None:
-    """Write the bytes of every reference to out/name, in graph order, and make the references initializers that point there.
+    """Write the bytes of every reference to out/name, in graph order.
+
+    And make the references initializers that point there.
 
     `progress` is told bytes read and to read. Raises CheckpointError for values that are not finite.
     """

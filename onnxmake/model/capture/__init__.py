@@ -72,10 +72,13 @@ def _trace(config: transformers.PreTrainedConfig, tensors: Mapping[str, list[int
 
 
 def capture(architecture: Mapping, tensors: Mapping[str, list[int]]) -> ir.Model:
-    """The semantic graph of config.json's content `architecture`, its weights referring to `tensors` (name -> shape) of the checkpoint.
+    """The semantic graph of config.json's content `architecture`.
 
-    Inputs input_ids, attention_mask [batch, total], position_ids (int64) and past_key_values.N.{key,value} [batch, heads, past, width];
-    outputs logits [batch, sequence, vocabulary] and present.N.{key,value}; all float32. Raises UnsupportedError and CheckpointError.
+    Its weights referring to `tensors` (name -> shape) of the checkpoint.
+
+    Inputs input_ids, attention_mask [batch, total], position_ids (int64) and past_key_values.N.{key,value} [batch,
+    heads, past, width]; outputs logits [batch, sequence, vocabulary] and present.N.{key,value}; all float32. Raises
+    UnsupportedError and CheckpointError.
     """
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()

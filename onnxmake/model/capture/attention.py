@@ -11,7 +11,10 @@ NAME = "onnxmake"
 
 @dataclass
 class Context:
-    """What one call shares between its layers: the past by layer index (None: only note the shapes), the 2-D mask, and the presents."""
+    """What one call shares between its layers.
+
+    The past by layer index (None: only note the shapes), the 2-D mask, and the presents.
+    """
 
     past: dict[int, tuple[Tensor, Tensor]] | None = None
     mask: Tensor | None = None
@@ -33,7 +36,10 @@ def attention(
     s_aux: Tensor | None = None,
     **_,
 ) -> tuple[Tensor, None]:
-    """q [B,H,S,D], k and v [B,KV,S,D] -> [B,S,H,Dv], as Transformers' attention functions; emits onnxmake::Attention."""
+    """q [B,H,S,D], k and v [B,KV,S,D] -> [B,S,H,Dv], as Transformers' attention functions.
+
+    Emits onnxmake::Attention.
+    """
     batch, heads, seq, dim = q.shape
     if context.past is None:
         context.present[module.layer_idx] = k, v
@@ -101,7 +107,10 @@ class Decoder(nn.Module):
 
 
 def example_inputs(decoder: Decoder) -> tuple[dict, dict]:
-    """Inputs to trace with and their dynamic dimensions: batch 2, five past tokens and three new ones, caches as wide as the layers make them."""
+    """Inputs to trace with and their dynamic dimensions.
+
+    Batch 2, five past tokens and three new ones, caches as wide as the layers make them.
+    """
     ids, positions = torch.ones(2, 3, dtype=torch.int64), torch.arange(5, 8).repeat(2, 1)
     decoder(ids, torch.ones(2, 3, dtype=torch.int64), positions)
     past = [tuple(torch.zeros(2, t.shape[1], 5, t.shape[3]) for t in context.present[i]) for i in decoder.layers]

@@ -26,7 +26,10 @@ def _per_layer(config: PreTrainedConfig) -> dict[str, list]:
 
 
 def kinds(config: PreTrainedConfig, layers: nn.ModuleList) -> list[int]:
-    """For each layer the index of the first layer like it: same modules, shapes, plain attributes and per-layer settings."""
+    """For each layer the index of the first layer like it.
+
+    Same modules, shapes, plain attributes and per-layer settings.
+    """
     first: dict[tuple, int] = {}
     settings = _per_layer(config)
     out = []

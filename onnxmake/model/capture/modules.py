@@ -1,4 +1,7 @@
-"""Modules that become one semantic op each: replaced before the trace, and only where a probe agrees with the op's formula."""
+"""Modules that become one semantic op each.
+
+Replaced before the trace, and only where a probe agrees with the op's formula.
+"""
 
 import inspect
 import sys
@@ -34,7 +37,10 @@ def _linear(module: nn.Module) -> Callable | None:
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:
-    """x / sqrt(mean(x^2) + epsilon) * (offset + weight) over the last axis (Zhang and Sennrich 2019; offset 1 in Gemma)."""
+    """x / sqrt(mean(x^2) + epsilon) * (offset + weight) over the last axis; offset 1 in Gemma.
+
+    Zhang and Sennrich 2019, "Root Mean Square Layer Normalization".
+    """
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon) * (offset + weight)
 
 
@@ -78,9 +84,12 @@ def _rms_norm(module: nn.Module) -> Callable | None:
 
 @torch.no_grad()
 def _rotary_table(module: nn.Module) -> Callable | None:
-    """A rotary embedding: cos and sin [B,S,R] of position x frequency, each frequency twice (first half, second half), times a scale.
+    """A rotary embedding: cos and sin [B,S,R] of position x frequency, times a scale.
 
-    Frequencies may depend on how far the positions reach (longrope: one set up to `threshold` positions, another beyond).
+    Each frequency stands twice, in the first half and in the second.
+
+    Frequencies may depend on how far the positions reach (longrope: one set up to `threshold` positions, another
+    beyond).
     """
     if not type(module).__name__.endswith("RotaryEmbedding") or not hasattr(module, "config"):
         return None
@@ -136,7 +145,10 @@ def _probe_table(module: nn.Module, layer_type: str | None) -> dict | None:
 
 
 def rotate_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the first R = cos.shape[-1] channels of x [B,H,S,D] by halves (Su et al. 2021, in GPT-NeoX order); the rest passes."""
+    """Rotate the first R = cos.shape[-1] channels of x [B,H,S,D] by halves; the rest passes.
+
+    Su et al. 2021, "RoFormer", with channel i turned together with i + R/2, as in GPT-NeoX.
+    """
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     turned, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
     first, second = turned.chunk(2, -1)
@@ -155,7 +167,10 @@ def _rotates_half(function: Callable, dim: int, width: int) -> bool:
 
 
 def _apply_rotary(original: Callable) -> Callable:
-    """Two RotaryEmbedding ops where the modelling file's function is a rotation by halves of these widths; the function itself elsewhere."""
+    """Two RotaryEmbedding ops where the modelling file's function is a rotation by halves of these widths.
+
+    The function itself elsewhere.
+    """
     verdicts: dict[tuple[int, int], bool] = {
         (dim, width): _rotates_half(original, dim, width) for dim, width in ((32, 32), (32, 16))
     }

@@ -1,4 +1,5 @@
-"""Stamp traced decoder layers out to the real depth, where two traced layers of each repeated kind are the same graph."""
+"""Stamp traced decoder layers out to the real depth, where two traced layers of each repeated kind are the same
+graph."""
 
 import ast
 import re
@@ -33,7 +34,10 @@ def _layer_of(node: ir.Node, path: str) -> int | None:
 
 
 def _split(graph: ir.Graph, path: str) -> tuple[list[Block], list[ir.Node]] | None:
-    """One block per layer and the nodes after them; None where layers share more than one hidden state with the next."""
+    """One block per layer and the nodes after them.
+
+    None where layers share more than one hidden state with the next.
+    """
     past, present = graph.inputs[3:], graph.outputs[1:]
     count = len(past) // 2
     blocks = [Block(tuple(past[2 * i : 2 * i + 2]), tuple(present[2 * i : 2 * i + 2])) for i in range(count)]
@@ -87,7 +91,10 @@ def _same(a: list[tuple], b: list[tuple]) -> bool:
 
 
 def _copy(block: Block, values: dict[ir.Value, ir.Value], old: str, new: str, anchor: ir.Node) -> None:
-    """Copy the block in front of `anchor` with operands from `values`, which gains the copies' outputs; `old` becomes `new` in weights' names."""
+    """Copy the block in front of `anchor` with operands from `values`, which gains the copies' outputs.
+
+    `old` becomes `new` in weights' names.
+    """
     for node in block.nodes:
         attributes = list(node.attributes.values())
         if node.op_type == "Weight":
@@ -107,10 +114,12 @@ def _copy(block: Block, values: dict[ir.Value, ir.Value], old: str, new: str, an
 
 
 def stamp(model: ir.Model, path: str, kind: list[int], traced: list[int]) -> bool:
-    """Replace the traced layers by one copy for each entry of `kind`, in place. False: their graphs do not allow it, nothing was done.
+    """Replace the traced layers by one copy for each entry of `kind`, in place.
 
-    Inputs are three and the pasts, outputs one and the presents. `path` is the layers' module path in the traced program, `kind` the first
-    layer like each layer, `traced` the real index of each traced one.
+    False: their graphs do not allow it, nothing was done.
+
+    Inputs are three and the pasts, outputs one and the presents. `path` is the layers' module path in the traced
+    program, `kind` the first layer like each layer, `traced` the real index of each traced one.
     """
     graph = model.graph
     split = _split(graph, path)

@@ -82,9 +82,12 @@ def name_values(graph: ir.Graph) -> None:
 def checkpoint_names(
     graph: ir.Graph, aliases: dict[str, list[str]], tensors: Mapping[str, list[int]], ignored: list[str]
 ) -> None:
-    """Let every Weight refer to a tensor of the checkpoint: by one of the parameter's names, with or without the base model's prefix.
+    """Let every Weight refer to a tensor of the checkpoint: by one of the parameter's names.
 
-    `tensors` is name -> shape. Raises CheckpointError for a missing, misshapen or unused tensor; names that match a pattern in `ignored` may be unused.
+    With or without the base model's prefix.
+
+    `tensors` is name -> shape. Raises CheckpointError for a missing, misshapen or unused tensor; names that match a
+    pattern in `ignored` may be unused.
     """
     used, missing = set(), []
     for node in nodes(graph, "Weight"):

@@ -11,7 +11,10 @@ from transformers.initialization import no_init_weights
 
 @contextmanager
 def _parameters_on_meta():
-    """Send every parameter to the meta device as it is registered. Buffers stay real: rotary tables are computed in constructors."""
+    """Send every parameter to the meta device as it is registered.
+
+    Buffers stay real: rotary tables are computed in constructors.
+    """
     register = nn.Module.register_parameter
 
     def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -29,9 +32,12 @@ def _parameters_on_meta():
 
 
 def weightless_causal_lm(config: PreTrainedConfig, attention: str, tensors: Container[str]) -> PreTrainedModel:
-    """The config's causal LM class, in evaluation mode and float32, with the attention implementation registered as `attention`.
+    """The config's causal LM class, in evaluation mode and float32.
 
-    Parameters are tied as the config says, but where `tensors`, the checkpoint's names, hold both of a pair: those are two.
+    With the attention implementation registered as `attention`.
+
+    Parameters are tied as the config says, but where `tensors`, the checkpoint's names, hold both of a pair: those are
+    two.
     """
     with _parameters_on_meta(), no_init_weights():
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)

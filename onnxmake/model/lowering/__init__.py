@@ -1,4 +1,6 @@
-"""Semantic ops to a device's ops: one table per device, a file of that name with `TABLE`: op type -> function(node) that replaces the node.
+"""Semantic ops to a device's ops: one table per device, a file of that name with `TABLE`.
+
+Op type -> function(node) that replaces the node.
 
 | op | inputs -> outputs | attributes |
 |---|---|---|
@@ -28,7 +30,10 @@ def table(device: str) -> dict[str, Callable[[ir.Node], None]]:
 
 
 def lower(graph: ir.Graph, device: str, keep: Collection[str] = ()) -> int:
-    """Replace every semantic op, but references and those in `keep`, by the device's ops. Users go before what they use: a rule may look back."""
+    """Replace every semantic op, but references and those in `keep`, by the device's ops.
+
+    Users go before what they use: a rule may look back.
+    """
     rules, count, left = table(device), 0, REFERENCES | set(keep)
     for node in reversed(list(graph)):
         if node.graph is None or node.domain != DOMAIN or node.op_type in left:

@@ -1,4 +1,7 @@
-"""ONNX Runtime's CPU provider: GroupQueryAttention, fused norms, matrix products that read [out, in] weights as they are stored."""
+"""ONNX Runtime's CPU provider.
+
+GroupQueryAttention, fused norms, matrix products that read [out, in] weights as they are stored.
+"""
 
 import numpy as np
 import onnx_ir as ir
@@ -61,7 +64,9 @@ def _tokens_first(node: ir.Node, value: ir.Value) -> ir.Value:
 
 
 def _rotation(q: ir.Value, k: ir.Value) -> tuple[ir.Node, ir.Node, ir.Node] | None:
-    """The rotations of q and k and their table, if the attention op can do them: same table, one set of frequencies, a width it takes.
+    """The rotations of q and k and their table, if the attention op can do them: same table, one set of frequencies.
+
+    A width it takes.
 
     Positions must be the graph's position_ids: the op counts positions itself, as these do.
     """
@@ -81,7 +86,10 @@ def _rotation(q: ir.Value, k: ir.Value) -> tuple[ir.Node, ir.Node, ir.Node] | No
 
 
 def _caches(table: ir.Node) -> list[ir.Value]:
-    """cos and sin [positions, R/2], computed from constants alone: the runtime does it once, at load, and the file stays small."""
+    """cos and sin [positions, R/2], computed from constants alone.
+
+    The runtime does it once, at load, and the file stays small.
+    """
     frequencies, count = attribute(table, "frequencies"), attribute(table, "positions")
     first, end, step, row = (
         constant(table.graph, np.array(values, np.float32)) for values in (0, count, 1, frequencies)

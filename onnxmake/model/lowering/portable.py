@@ -126,7 +126,10 @@ def rotary_embedding(node: ir.Node) -> None:
 
 
 def _visible(node: ir.Node) -> ir.Value:
-    """Bool [B, 1, 1, S, total]: which keys each query sees. Written out per layer; equal ones are merged after lowering."""
+    """Bool [B, 1, 1, S, total].
+
+    Which keys each query sees. Written out per layer; equal ones are merged after lowering.
+    """
     graph, (q, _, _, past, _, mask, *_) = node.graph, node.inputs
     boolean, scalar = ir.DataType.BOOL, lambda i: constant(graph, np.array(i, np.int64))
 
