@@ -4,14 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 from filelock import FileLock
 
 from onnxmake.build import paths
 from onnxmake.build.digest import digest_file
 from onnxmake.build.files import storage_errors
-from onnxmake.build.report import say
+from onnxmake.build.report import bar, say
 from onnxmake.errors import EnvironmentMissing
 
 
@@ -55,33 +57,49 @@ def ensure(name: str) -> Path:
 
 
 def _install(name: str, folder: Path) -> None:
+    """A virtual environment without pip, filled by the host's pip from the lock; its output goes to a log."""
     log = paths.BUILD / "logs" / f"environment-{name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     lock = paths.CONTAINERS / name / "requirements.lock"
+    count = sum("==" in line for line in lock.read_text().splitlines())
+    pip = [sys.executable, "-m", "pip", "--python", str(python_of(folder)), "--disable-pip-version-check", "--no-input"]
+    only = ["--no-deps", "--require-hashes", "--only-binary=:all:"]
     commands = [
         [sys.executable, "-m", "venv", "--without-pip", str(folder)],
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "--python",
-            str(python_of(folder)),
-            "install",
-            "--no-deps",
-            "--require-hashes",
-            "--only-binary=:all:",
-            "--disable-pip-version-check",
-            "-r",
-            str(lock),
-        ],
+        [*pip, "install", *only, "-r", str(lock)],
     ]
-    with open(log, "w") as file:
+    with storage_errors(f"write the log {log.name}"):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = open(log, "w", encoding="utf-8")  # noqa: SIM115
+    with file, bar(f"environment {name}", "packages") as draw:
         for command in commands:
-            if subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL).returncode:
+            if _logged(command, file, lambda found: draw(found, count)):
                 file.flush()
-                tail = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-5:])
+                tail = "\n".join(log.read_text("utf-8").splitlines()[-5:])
                 raise EnvironmentMissing(
-                    f"The environment {name} could not be installed:\n{tail.rstrip()}",
+                    f"The environment {name} could not be installed:\n{tail}",
                     "No network or package index, or another platform than the lock's.",
-                    f"Read {paths.shown(log)}; torch's CPU wheels come from PyTorch's own index, which pip must know (README).",
+                    f"Read {paths.shown(log)}; torch's CPU wheels come from PyTorch's own index: tell pip (README).",
                 )
+
+
+def _logged(command: list[str], file: TextIO, found: Callable[[int], None]) -> int:
+    """Run a command with its output in the log; `found` is told how many packages pip has got. Returns the exit code."""
+    packages = 0
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    try:
+        for line in child.stdout:
+            file.write(line)
+            packages += line.startswith("Collecting ")
+            found(packages)
+        return child.wait()
+    finally:
+        child.kill()
+        child.wait()

@@ -49,7 +49,7 @@ def bar(label: str, unit: str = "B") -> Iterator[Callable[[int, int], None]]:
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(desc=f"  {label}", unit=unit, unit_scale=True, leave=False, disable=False, total=0) as drawn:
+        with tqdm(desc=f"  {label}", unit=unit, unit_scale=unit == "B", leave=False, disable=False, total=0) as drawn:
 
             def draw(done: int, total: int) -> None:
                 drawn.total = total
@@ -64,6 +64,10 @@ def bar(label: str, unit: str = "B") -> Iterator[Callable[[int, int], None]]:
         now = time.monotonic()
         if now - last > 10:
             last = now
-            say(f"  {label}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {done / 1e6 / (now - started):,.0f} MB/s")
+            if unit == "B":
+                rate = done / 1e6 / (now - started)
+                say(f"  {label}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate:,.0f} MB/s")
+            else:
+                say(f"  {label}: {done} of {total} {unit}")
 
     yield tell
