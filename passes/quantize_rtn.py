@@ -31,12 +31,12 @@ class Options:
 def rewrite(model: ir.Model, o: Options) -> int:
     graph, count = model.graph, 0
     head = find_head(graph)
+    tied = None if head is None else head.inputs[1]
     choice = {"same": o.bits, "int4": 4, "int8": 8, "keep": 0}
     head_bits = choice[o.lm_head]
     for node in [n for n in graph if n.op_type == "Linear" and n.domain == DOMAIN]:
         if bits := head_bits if node is head else o.bits:
             count += quantize_linear(node, bits, o.block_size, o.symmetric, o.accuracy_level)
-    tied = None if head is None else head.inputs[1]
     for node in [n for n in graph if n.op_type == "Gather" and produced_by(n.inputs[0], "Weight", DOMAIN)]:
         same = head_bits if node.inputs[0] is tied else o.bits
         if bits := same if o.embeddings == "same" else choice[o.embeddings]:

@@ -130,3 +130,8 @@ def test_a_full_store_disk_is_said_and_the_next_build_is_whole(built, tmp_path, 
     assert (builder.dist("tiny-int4-cpu") / "model.onnx.data").read_bytes() == (
         built.dist("tiny-int4-cpu") / "model.onnx.data"
     ).read_bytes()
+
+
+def test_a_prompt_that_doit_takes_for_a_variable_is_explained(built):
+    assert "--prompt='x = 1'" in built.run("try:tiny-int4-cpu", "-p", "x = 1", code=1)
+    assert "x = 1" in built.run("try:tiny-int4-cpu", "--prompt=x = 1", "-n", "4")

@@ -74,6 +74,13 @@ def test_a_tied_embedding_is_stored_once(tmp_path):
     assert sorted(n for n in tensors if "embed" in n) == ["embed.int4.packed", "embed.int4.scales"]
 
 
+def test_a_tied_embedding_follows_its_head(tmp_path):
+    built = head(tied=True)
+    RTN.rewrite(built, RTN.Options(lm_head="int8"))
+    tensors = ir.load(bind(built, checkpoint(tmp_path)[0], tmp_path / "out")).graph.initializers
+    assert sorted(n for n in tensors if "embed" in n) == ["embed.int8.packed", "embed.int8.scales"]
+
+
 def test_a_tied_head_may_have_other_bits_than_its_embedding(tmp_path):
     built = head(tied=True)
     RTN.rewrite(built, RTN.Options(lm_head="int8", embeddings="int4"))

@@ -63,13 +63,15 @@ def test_greedy_text_equals_transformers_token_for_token(built, prompt):
     ids = tokenizer.encode(prompt)
     assert list(ids) == Tokenizer.from_file(str(TINY / "tokenizer.json")).encode(prompt).ids
     params = og.GeneratorParams(model)
-    params.set_search_options(max_length=len(ids) + 64, min_length=len(ids) + 64, do_sample=False)
+    params.set_search_options(
+        max_length=len(ids) + 64, min_length=len(ids) + 64, do_sample=False, repetition_penalty=1.0
+    )
     generator = og.Generator(model, params)
     generator.append_tokens(ids)
     while not generator.is_done():
         generator.generate_next_token()
     reference = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
-    expected = reference.generate(torch.tensor([list(ids)]), max_new_tokens=64, min_new_tokens=64, do_sample=False)[
-        0
-    ].tolist()
+    expected = reference.generate(
+        torch.tensor([list(ids)]), max_new_tokens=64, min_new_tokens=64, do_sample=False, repetition_penalty=1.0
+    )[0].tolist()
     assert list(generator.get_sequence(0)) == expected

@@ -38,6 +38,9 @@ class Plan:
 def load_plan() -> Plan:
     """Read all targets; SIGTERM is turned into an exit, so that running steps are ended."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for option, value in zip(sys.argv, sys.argv[1:]):
+        if option in ("-p", "--prompt") and "=" in value:  # doit has taken it for a variable of its own
+            sys.exit(f"ERROR The prompt {value!r} holds an equals sign.\n  Next: write it as --prompt={value!r}.")
     try:
         found = read_targets(paths.target_folders())
     except OnnxmakeError as error:

@@ -157,7 +157,15 @@ def main() -> None:
         if step % 500 == 0 or step == options.steps:
             print(f"step {step}  held-out perplexity {perplexity(model, held):.2f}", flush=True)
 
-    model.to(torch.bfloat16).generation_config = GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0)
+    model.to(torch.bfloat16).generation_config = GenerationConfig(
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+        do_sample=True,
+        temperature=0.7,
+        top_p=0.9,
+        repetition_penalty=1.2,
+    )
     model.save_pretrained(options.out)
     Qwen2Tokenizer(
         tokenizer_object=tokenizer,
