@@ -171,11 +171,14 @@ def test_the_manifest_says_what_was_described(folder, checkpoint):
     assert {name: (checkpoint.manifest.parent / name).read_text() for name in texts} == texts
 
 
-def test_an_equal_manifest_is_left_alone(folder, checkpoint):
-    before = checkpoint.manifest.stat()
+@pytest.mark.parametrize("name", ["architecture.json", "tensors.json"])
+def test_a_lost_derived_file_is_noticed_and_written_again(folder, checkpoint, name):
+    lost = checkpoint.manifest.parent / name
+    text = lost.read_text()
+    lost.unlink()
+    assert not is_current(checkpoint)
     save_manifest(checkpoint, folder)
-    after = checkpoint.manifest.stat()
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert is_current(checkpoint) and lost.read_text() == text
 
 
 def test_a_checkpoint_is_current_once_its_manifest_is_saved(folder):

@@ -44,8 +44,8 @@ def test_bench_may_be_left_out(tmp_path):
 
 
 def test_a_pass_that_asks_for_the_device_gets_the_target_s_unless_it_names_another(tmp_path):
-    passes = '[[pass]]\nuse = "optimize"\n[[pass]]\nuse = "optimize"\ndevice = "portable"\nmay_skip = true'
-    first, second = read_target(write(tmp_path, **{"pass": passes})).passes
+    passes = '[[pass]]\nuse = "export"\n[[pass]]\nuse = "optimize"\n[[pass]]\nuse = "optimize"\ndevice = "portable"\nmay_skip = true'
+    _, first, second = read_target(write(tmp_path, **{"pass": passes})).passes
     assert (first.options.device, second.options.device) == ("cpu", "portable")
     assert (first.may_skip, second.may_skip) == (False, True)
 
