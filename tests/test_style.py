@@ -1,7 +1,9 @@
 """Lint, format and types, and what must not be in the repository."""
 
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -32,3 +34,16 @@ def test_no_file_is_large_but_the_checkpoint():
         name for name in tracked if (paths.ROOT / name).is_file() and (paths.ROOT / name).stat().st_size > 1_000_000
     ]
     assert set(large) <= {"targets/tiny/model.safetensors"}
+
+
+def test_tests_run_with_the_versions_that_steps_run_with():
+    extra = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["test"]
+    pinned = dict(line.split("==") for line in extra if "==" in line)
+    for lock in paths.CONTAINERS.glob("*/requirements.lock"):
+        locked = dict(re.findall(r"^([a-z-]+)==([0-9.]+)", lock.read_text(), re.MULTILINE))
+        names = [
+            line.split("==")[0] for line in (lock.parent / "requirements.in").read_text().split() if line[0] != "#"
+        ]
+        for name in set(names) & set(pinned):
+            assert pinned[name] == locked[name], f"{name} in {lock.parent.name}"
+    assert {"torch", "transformers", "onnx-ir", "onnxruntime"} <= set(pinned)
