@@ -19,25 +19,22 @@ from onnxmake.model.safetensors import read_checkpoint
 from onnxmake.model.weights import bind
 
 ENVIRONMENT = "cpu"
-TOKENIZER = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
 READS = (
     "model.onnx",
     "checkpoint/config.json",
+    "checkpoint/generation_config.json?",
+    "checkpoint/model.safetensors.index.json?",
+    "checkpoint/*.safetensors",
     "checkpoint/tokenizer.json",
     "checkpoint/tokenizer_config.json",
-    "checkpoint/generation_config.json?",
-    "checkpoint/*.safetensors",
-    "checkpoint/model.safetensors.index.json?",
-    *(f"checkpoint/{name}?" for name in TOKENIZER[1:]),
+    "checkpoint/special_tokens_map.json?",
+    "checkpoint/added_tokens.json?",
+    "checkpoint/vocab.json?",
+    "checkpoint/merges.txt?",
+    "checkpoint/chat_template.jinja?",
+    "checkpoint/chat_template.json?",
 )
+CONSUMED = {"config.json", "generation_config.json", "model.safetensors.index.json"}  # all else is the tokenizer's
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,6 @@ def run(src: Path, out: Path, o: Options) -> None:
         model.graph, _json(checkpoint / "config.json"), _json(checkpoint / "generation_config.json")
     )
     (out / "genai_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for name in ("tokenizer.json", *TOKENIZER):
-        if (checkpoint / name).exists():
-            shutil.copyfile(checkpoint / name, out / name)
+    for path in sorted(checkpoint.iterdir()):
+        if path.suffix != ".safetensors" and path.name not in CONSUMED:
+            shutil.copyfile(path, out / path.name)

@@ -12,7 +12,7 @@ from onnxmake.build import paths
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 
-DECLARED = {"ENVIRONMENT", "READS", "TOKENIZER"}
+DECLARED = {"ENVIRONMENT", "READS"}
 LIGHT = {"dataclasses", "typing"}
 
 
