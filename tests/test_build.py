@@ -110,6 +110,13 @@ def test_another_folder_can_stand_in_for_the_checkpoint(tmp_path):
     assert stood_in.read_bytes() == same.read_bytes()
 
 
+def test_building_all_builds_what_can_be_built(tmp_path):
+    builder = Builder(tmp_path, settings={"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")})
+    printed = builder.fail("build")
+    assert printed.count("could not be fetched") == 2
+    assert sorted(os.listdir(tmp_path / "dist")) == sorted(NAMES)
+
+
 def test_two_builds_at_once_run_each_step_once(tmp_path):
     builders = [Builder(tmp_path / "out", tmp_path / "cache") for _ in range(2)]
     running = [b.start("build:tiny-int4-cpu") for b in builders]

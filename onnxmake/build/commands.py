@@ -7,6 +7,7 @@ from onnxmake.build import execute, key, paths, source, store
 from onnxmake.build.files import read_json
 from onnxmake.build.plan import Step
 from onnxmake.build.report import say
+from onnxmake.build.schema import nearest
 from onnxmake.build.tasks import Plan, load_plan
 from onnxmake.errors import OnnxmakeError
 
@@ -64,7 +65,7 @@ class Why(DoitCmdBase):
                 say(f"{name}: {plan.broken[name]}")
                 return 1
             if name not in plan.targets:
-                say(f"ERROR No target is named {name!r}.\n  Next: doit list")
+                say(f"ERROR No target is named {name!r}.\n  Next: {nearest(name, plan.targets)}")
                 return 1
             say(f"build:{name}")
             for label, verdict, *reasons in explain(plan, name):

@@ -15,7 +15,13 @@ from onnxmake.build.source import Checkpoint
 from onnxmake.build.target import Target, read_targets
 from onnxmake.errors import OnnxmakeError
 
-CONFIG = {"backend": "sqlite3", "dep_file": ":memory:", "default_tasks": ["build"], "verbosity": 2}
+CONFIG = {
+    "backend": "sqlite3",
+    "dep_file": ":memory:",
+    "default_tasks": ["build"],
+    "verbosity": 2,
+    "continue": "build" in sys.argv,  # of all targets, one that fails does not stop the others
+}
 Task = dict
 
 
