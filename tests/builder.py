@@ -42,16 +42,16 @@ class Builder:
             | self.settings
         )
 
-    def start(self, *arguments: str, **options) -> subprocess.Popen:
+    def start(self, *arguments: str, within: tuple[str, ...] = ()) -> subprocess.Popen:
+        """Start doit, by way of the command `within` where one is given."""
         return subprocess.Popen(
-            [sys.executable, "-m", "doit", *arguments],
+            [*within, sys.executable, "-m", "doit", *arguments],
             cwd=paths.ROOT,
             env=self.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            **options,
         )
 
     def run(self, *arguments: str, code: int = 0) -> str:
@@ -61,9 +61,9 @@ class Builder:
         assert process.returncode == code, printed
         return printed
 
-    def fail(self, *arguments: str) -> str:
+    def fail(self, *arguments: str, within: tuple[str, ...] = ()) -> str:
         """Run doit, which must end with an error that says fact, cause and next action, and no trace."""
-        process = self.start(*arguments)
+        process = self.start(*arguments, within=within)
         printed, _ = process.communicate()
         assert process.returncode != 0, printed
         assert (
@@ -74,29 +74,11 @@ class Builder:
     def fail_on_disk(self, disk: Path, options: str, *arguments: str) -> str:
         """As fail, in a mount namespace of its own where `disk`, the output or the cache, is an empty tmpfs with these
         options."""
-        links = (
-            " && ".join(f"ln -s {paths.CACHE / name} {disk / name}" for name in ("envs", "numba"))
-            if disk == self.cache
-            else "true"
-        )
-        command = f"mount -t tmpfs -o {options} tmpfs {disk} && {links} && exec {sys.executable} -m doit {' '.join(arguments)}"
-        user = [] if os.getuid() == 0 else ["--map-root-user"]
-        done = subprocess.run(
-            ["unshare", "--mount", *user, "sh", "-c", command],
-            cwd=paths.ROOT,
-            env=self.environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert (
-            done.returncode != 0
-            and "ERROR" in done.stdout
-            and "Next:" in done.stdout
-            and "Traceback" not in done.stdout
-        ), done.stdout
-        return done.stdout
+        shared = ("envs", "numba") if disk == self.cache else ()
+        links = [f"ln -s {paths.CACHE / name} {disk / name}" for name in shared]
+        script = " && ".join([f"mount -t tmpfs -o {options} tmpfs {disk}", *links, 'exec "$@"'])
+        user = () if os.getuid() == 0 else ("--map-root-user",)
+        return self.fail(*arguments, within=("unshare", "--mount", *user, "sh", "-c", script, "sh"))
 
     def dist(self, target: str) -> Path:
         return self.output / "dist" / target
