@@ -48,6 +48,10 @@ class StoreError(OnnxmakeError):
     """The store or the output folder cannot be read or written."""
 
 
+class ObjectLost(StoreError):
+    """A file that was in the store is gone from it, or is not what it was; its step can make it again."""
+
+
 class EnvironmentMissing(OnnxmakeError):
     """A locked environment cannot be made."""
 

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from onnxmake.model.step import serve
+from onnxmake.model.serve import serve
 
 
 def _percentiles(values: list[float], best_is_high: bool) -> dict[str, float]:

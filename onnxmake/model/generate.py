@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from onnxmake.errors import UnsupportedError
-from onnxmake.model.step import serve
+from onnxmake.model.serve import serve
 
 
 def generate(folder: str, prompt: str, tokens: int) -> dict:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from onnxmake.errors import SourceError
 from onnxmake.model.progress import progress
-from onnxmake.model.step import serve
+from onnxmake.model.serve import serve
 
 TRIES = 5
 

@@ -1,6 +1,7 @@
 """How a step tells its runner how far it is: one JSON line on standard output, a few times a second."""
 
 import json
+import sys
 import time
 
 PREFIX = "@onnxmake "
@@ -8,7 +9,8 @@ _last = 0.0
 
 
 def tell(**message) -> None:
-    print(PREFIX + json.dumps(message), flush=True)
+    sys.stdout.write(f"{PREFIX}{json.dumps(message)}\n")
+    sys.stdout.flush()
 
 
 def progress(done: int, total: int) -> None:

@@ -1,29 +1,39 @@
-"""The entry of a step's process: an action as JSON on standard input, messages as JSON lines on standard output.
+"""What a step's process does with its action.
 
-{"pass", "file", "options", "may_skip", "src", "out"} -> the pass loaded by path, run, and its graph verified and saved
-in one form.
+{"pass", "file", "options", "may_skip", "work", "read", "write"} -> the pass loaded by path and run on work/src into
+work/out, its graph verified and saved in one form.
 """
 
+import errno
 import importlib
-import importlib.util
-import json
 import os
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxmake.errors import OnnxmakeError, PassError, UnsupportedError
+from onnxmake.errors import PassError
+from onnxmake.model import sandbox
 from onnxmake.model.later import postpone_sympy
 from onnxmake.model.progress import tell
+from onnxmake.model.serve import serve
+
+STRAY = {
+    errno.ENOENT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENETUNREACH,
+}  # and below 0: a name that is not found
 
 
 def load_pass(name: str, file: Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(f"passes.{name}", file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    """The pass as a module, compiled from its source."""
+    module = types.ModuleType(f"passes.{name}")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
     return module
 
 
@@ -31,8 +41,8 @@ def _options(module: types.ModuleType, values: Mapping[str, Any]) -> Any:
     return module.Options(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def run_pass(name: str, file: Path, options: Mapping[str, Any], may_skip: bool, src: Path, out: Path) -> None:
-    """Apply one pass to the files in `src`, into the empty folder `out`.
+def run_pass(name: str, file: Path, options: Mapping[str, Any], may_skip: bool, src: Path, out: Path) -> list[str]:
+    """Apply one pass to the files in `src`, into the empty folder `out`. Returns names of inputs that are results as they are.
 
     A rewrite that changes nothing is an error unless it may skip.
     """
@@ -40,7 +50,7 @@ def run_pass(name: str, file: Path, options: Mapping[str, Any], may_skip: bool, 
     o = _options(module, options)
     if hasattr(module, "run"):
         module.run(src, out, o)
-        return
+        return []
     import onnx_ir as ir
 
     from onnxmake.model import canonical
@@ -53,56 +63,57 @@ def run_pass(name: str, file: Path, options: Mapping[str, Any], may_skip: bool, 
             "Remove the pass from the target, or write may_skip = true under it.",
         )
     canonical.save(model, out / "model.onnx")
-    for path in src.iterdir():
-        if path.is_file() and path.name != "model.onnx":
-            os.link(path, out / path.name)  # the same file: the store need not read it again
+    return sorted(path.name for path in src.iterdir() if path.is_file() and path.name != "model.onnx")
 
 
-def serve(handle: Callable[[dict], Any]) -> None:
-    """Read an action, handle it, report its result or its error.
+def _load_ahead(names: Sequence[str]) -> None:
+    """Import modules before there is an action, by name: what is only loaded early is no part of a pass's code."""
+    for name in names:
+        module = importlib.import_module(name)
+        if hasattr(module, "load"):
+            module.load()
 
-    Errors that a person can act on end with exit code 1, bugs with their trace.
-    """
-    text = sys.stdin.read()
-    if not text:  # the build ended before it had work for this process
-        return
-    action = json.loads(text)
+
+def _forget_but(files: Sequence[str]) -> None:
+    """Of this project's modules that are loaded already, leave those that the step's key names."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name.startswith("onnxmake.") and file is not None and file not in files:
+            del sys.modules[name]
+            parent, _, child = name.rpartition(".")
+            vars(sys.modules.get(parent, module)).pop(child, None)
+
+
+def _handle(action: dict, open_because: str | None) -> dict:
+    work = Path(action["work"])
+    os.environ |= {name: str(work / "tmp") for name in ("HOME", "TMPDIR")}
+    os.chdir(work)
+    if open_because is None:
+        sandbox.confine(work, [*action["read"], sys.prefix, sys.base_prefix], action["write"])
+    elif open_because:
+        tell(open=open_because)
+    _forget_but(action["read"])
     try:
-        tell(result=handle(action))
-    except OnnxmakeError as error:
-        hint = action.get("hint", "") if isinstance(error, UnsupportedError) else ""
-        tell(error={"fact": error.fact, "cause": f"{error.cause} {hint}".strip(), "action": error.action})
-        sys.exit(1)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        tell(
-            error={
-                "fact": f"The step could not read or write {error.filename or 'its output'}: {os.strerror(error.errno)}.",
-                "cause": "The disk is full, or a file may not be read or written.",
-                "action": "Free space, or move ONNXMAKE_CACHE.",
-            }
+        kept = run_pass(
+            action["pass"], Path(action["file"]), action["options"], action["may_skip"], work / "src", work / "out"
         )
-        sys.exit(1)
+    except OSError as error:
+        number = error.errno if error.errno is not None else getattr(getattr(error, "reason", None), "errno", None)
+        if number not in STRAY and (number or 0) >= 0:
+            raise
+        raise PassError(
+            f"{action['pass']} could not read or write {error.filename or 'an address'}: {error.strerror or error}.",
+            "A step sees the files its pass declares in READS, writes to its output folder, and has no network.",
+            "Declare the file in READS, or see the log for where the pass asks for it.",
+        ) from error
+    return {"kept": kept}
 
 
-def _load_ahead() -> None:
-    """Import what most steps need before there is an action.
+def main(ahead: Sequence[str], open_because: str | None) -> None:
+    """Serve one action, with the modules named by `ahead` loaded already.
 
-    By name: what is only loaded early is no part of a pass's code.
+    `open_because` says why this process could not be cut off; None where it was.
     """
-    importlib.import_module("onnxmake.model.canonical")
-    importlib.import_module("onnxmake.model.kernels").load()
-
-
-def _handle(action: dict) -> None:
-    src, out = Path(action["src"]), Path(action["out"])
-    os.chdir(src.parent)
-    run_pass(action["pass"], Path(action["file"]), action["options"], action["may_skip"], src, out)
-
-
-if __name__ == "__main__":
     postpone_sympy()
-    if "--ahead" in sys.argv:
-        _load_ahead()
-    serve(_handle)
+    _load_ahead(ahead)
+    serve(lambda action: _handle(action, open_because))
