@@ -2,12 +2,13 @@
 
 import ast
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 
 from onnxmake.build import paths
 from onnxmake.build.digest import digest_file
 
-ENTRY = "onnxmake.model.step"
+ENTRY = "onnxmake.model.boot"
 TABLES = "onnxmake.model.lowering"  # loads the table named by the step's device
 
 
@@ -19,6 +20,12 @@ def _file(module: str) -> Path | None:
 @functools.cache
 def imports(path: Path) -> frozenset[str]:
     """onnxmake modules that a file imports, anywhere in it, their packages included."""
+    return _parsed(path, digest_file(path))
+
+
+@functools.cache
+def _parsed(path: Path, sha256: str) -> frozenset[str]:
+    """Once for each content: builds look again at what they run, before every step and after it."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -29,11 +36,10 @@ def imports(path: Path) -> frozenset[str]:
     return frozenset(name for name in parents if name.split(".")[0] == "onnxmake" and _file(name))
 
 
-@functools.cache
-def modules(path: Path, device: str | None) -> tuple[Path, ...]:
-    """The module files that the pass at `path` can reach, in order; of the device tables, those its device needs."""
+def _reach(start: set[str], device: str | None) -> tuple[Path, ...]:
+    """Files of the modules that imports lead to, in order; of the device tables, the one that `device` needs."""
     seen: set[str] = set()
-    todo = {ENTRY, *imports(path)}
+    todo = set(start)
     while todo:
         name = todo.pop()
         seen.add(name)
@@ -43,6 +49,21 @@ def modules(path: Path, device: str | None) -> tuple[Path, ...]:
     return tuple(sorted(_file(name) for name in seen))
 
 
+@functools.cache
+def modules(path: Path, device: str | None) -> tuple[Path, ...]:
+    """The module files that the pass at `path` can reach on its device."""
+    return _reach({ENTRY, *imports(path)}, device)
+
+
+def _digests(files: Iterable[Path]) -> dict[str, str]:
+    return {p.relative_to(paths.ROOT).as_posix(): digest_file(p) for p in files}
+
+
 def code_digests(path: Path, device: str | None) -> dict[str, str]:
     """File, relative to the checkout -> sha256, of all code that the pass can reach."""
-    return {p.relative_to(paths.ROOT).as_posix(): digest_file(p) for p in (path, *modules(path, device))}
+    return _digests((path, *modules(path, device)))
+
+
+def digests_of(names: Iterable[str]) -> dict[str, str]:
+    """The same of the modules with these names and what they reach."""
+    return _digests(_reach({ENTRY, *names}, None))

@@ -12,13 +12,13 @@ from onnxmake.build import paths
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 
-DECLARED = {"ENVIRONMENT", "READS"}
+DECLARED = {"ENVIRONMENT", "READS", "MEMORY_MB", "GPUS"}
 LIGHT = {"dataclasses", "typing"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Declaration:
-    """A pass file: its environment, the files it reads beside its input's own, and the dataclass of its options."""
+    """A pass file: its environment, the files it reads, the dataclass of its options, and what it needs of the machine."""
 
     name: str
     path: Path
@@ -26,25 +26,33 @@ class Declaration:
     environment: str
     reads: tuple[str, ...]
     options: type
+    memory_mb: int
+    gpus: int
 
 
 def pass_names() -> list[str]:
     return sorted(p.stem for p in paths.PASSES.glob("*.py"))
 
 
-@functools.cache
 def declaration(name: str, where: str = "") -> Declaration:
     """The declaration of passes/<name>.py.
 
     Raises TargetError, prefixed by `where`, if there is none or it declares no options or entry.
     """
-    path = paths.PASSES / f"{name}.py"
-    if not path.is_file():
+    try:
+        return read_declaration(name)
+    except FileNotFoundError:
         raise TargetError(
             f"{where}no pass is named {name!r}.",
             "passes/ holds one file per pass, and none of that name.",
             nearest(name, pass_names()),
-        )
+        ) from None
+
+
+@functools.cache
+def read_declaration(name: str) -> Declaration:
+    """What the file of the pass declares. Raises TargetError, FileNotFoundError."""
+    path = paths.PASSES / f"{name}.py"
     tree = ast.parse(path.read_text("utf-8"), path.name)
     light = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module in LIGHT]
     own = [
@@ -69,4 +77,6 @@ def declaration(name: str, where: str = "") -> Declaration:
         namespace["ENVIRONMENT"],
         tuple(namespace.get("READS", ("*",))),
         namespace["Options"],
+        namespace.get("MEMORY_MB", 1000),
+        namespace.get("GPUS", 0),
     )

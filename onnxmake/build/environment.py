@@ -1,5 +1,6 @@
 """Environments as virtual environments: one per lock digest under the cache, made once, whole or not at all."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -42,6 +43,8 @@ def ensure(name: str) -> Path:
     folder = folder_of(name)
     ready = folder / "ready"
     if ready.exists():
+        with contextlib.suppress(OSError):  # `doit cache gc` asks when it was used last
+            os.utime(ready)
         return python_of(folder)
     with storage_errors("make an environment"):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -3,57 +3,57 @@
 import fnmatch
 import functools
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from onnxmake.build import paths
+from onnxmake.build import closure, paths
 from onnxmake.build.closure import code_digests
-from onnxmake.build.digest import canonical_json, digest_file, digest_text
-from onnxmake.build.files import read_json
+from onnxmake.build.digest import digest_file
+from onnxmake.build.files import canonical_json, digest_text
 from onnxmake.build.plan import Step
 from onnxmake.errors import CheckpointError
 
-SCHEMA = 1
+SCHEMA = 2
 PREFIX = "checkpoint/"
 
 
-def inputs_of(step: Step) -> dict[str, str]:
-    """File -> sha256 of what the step sees: its input's files and the checkpoint's.
+def inputs_of(step: Step, checkpoint: Mapping[str, str], made: Mapping[str, list]) -> dict[str, str]:
+    """File -> sha256 of what the pass says it reads, of the checkpoint's files and of those that the step before made.
 
-    Cut down to what the pass says it reads.
-
-    Raises CheckpointError where a file that the pass needs is missing.
+    Raises CheckpointError where one that it needs is missing.
     """
-    source = read_json(step.checkpoint.manifest)
-    available = {PREFIX + name: sha for name, sha in source["files"].items()}
-    if step.before:
-        available |= {name: sha for name, (sha, _) in read_json(step.before.manifest)["files"].items()}
     seen: dict[str, str] = {}
     for pattern in step.use.declaration.reads:
-        optional = pattern.endswith("?")
-        matches = {
-            n: s
-            for n, s in available.items()
-            if fnmatch.fnmatchcase(n, pattern.rstrip("?")) and n.startswith(PREFIX) == pattern.startswith(PREFIX)
-        }
-        if not matches and not optional and "*" not in pattern:
-            raise _missing(pattern, step, source)
+        wanted = pattern.rstrip("?")
+        if wanted.startswith(PREFIX):
+            base = wanted.removeprefix(PREFIX)
+            matches = {PREFIX + n: checkpoint[n] for n in _matches(base, checkpoint)}
+        else:
+            matches = {n: made[n][0] for n in _matches(wanted, made)}
+        if not matches and wanted == pattern and "*" not in pattern:
+            raise _missing(pattern, step)
         seen |= matches
     return seen
 
 
-def _missing(pattern: str, step: Step, source: Mapping[str, Any]) -> CheckpointError:
+def _matches(pattern: str, names: Iterable[str]) -> Iterable[str]:
+    if "*" not in pattern:
+        return (pattern,) if pattern in names else ()
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+
+
+def _missing(pattern: str, step: Step) -> CheckpointError:
     return CheckpointError(
         f"{pattern.removeprefix(PREFIX)} is missing; {step.name} needs it.",
-        f"The checkpoint in {source['folder']} is not complete.",
+        f"The checkpoint in {step.checkpoint.record['folder']} is not complete.",
         "Fetch or convert the file (a tokenizer.model alone becomes tokenizer.json when Transformers loads and saves it).",
     )
 
 
 def check_inputs(step: Step) -> None:
     """Raise CheckpointError for a file of the checkpoint that a later step will miss: before the first one runs."""
-    source = read_json(step.checkpoint.manifest)
+    source = step.checkpoint.record
     for pattern in step.use.declaration.reads:
         if (
             pattern.startswith(PREFIX)
@@ -61,7 +61,7 @@ def check_inputs(step: Step) -> None:
             and "*" not in pattern
             and pattern.removeprefix(PREFIX) not in source["files"]
         ):
-            raise _missing(pattern, step, source)
+            raise _missing(pattern, step)
 
 
 @functools.cache
@@ -69,24 +69,51 @@ def _lock_digest(environment: str) -> str:
     return digest_file(paths.CONTAINERS / environment / "requirements.lock")
 
 
-def explain(step: Step) -> dict[str, Any]:
-    """The key's full document. No time, no path, no key of another step: equal inputs are equal work."""
-    options = asdict(step.use.options)
+@functools.cache
+def _code(path: Path, device: str | None) -> dict[str, str]:
+    return code_digests(path, device)
+
+
+def look_again() -> None:
+    """Forget what this process has read of code and locks: somebody may be editing while it runs."""
+    for kept in (_lock_digest, _code, closure.imports, closure.modules):
+        kept.cache_clear()
+
+
+def explain(
+    step: Step, checkpoint: Mapping[str, str] | None = None, made: Mapping[str, list] | None = None
+) -> dict[str, Any]:
+    """The key's full document. No time, no path, no key of another step: equal inputs are equal work.
+
+    `checkpoint` (file -> sha256) and `made` (file -> [sha256, size]): what the step could see, if not what the manifests
+    before it say. Raises CheckpointError, StoreError.
+    """
+    if checkpoint is None:
+        checkpoint = step.checkpoint.record["files"]
+    if made is None:
+        made = step.before.record["files"] if step.before else {}
+    options = vars(step.use.options)
     declared = step.use.declaration
     return {
         "schema": SCHEMA,
         "pass": step.name,
         "may_skip": step.use.may_skip,
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
-        "code": code_digests(declared.path, options.get("device")),
-        "inputs": inputs_of(step),
+        "code": _code(declared.path, options.get("device")),
+        "inputs": inputs_of(step, checkpoint, made),
         "environment": {"name": declared.environment, "lock": _lock_digest(declared.environment)},
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
     }
 
 
 def digest(explained: Mapping[str, Any]) -> str:
-    return digest_text(canonical_json(explained))
+    """The key: sha256 of the document, in which the code stands as one digest."""
+    return digest_text(canonical_json({**explained, "code": _code_digest(tuple(explained["code"].items()))}))
+
+
+@functools.cache
+def _code_digest(code: tuple[tuple[str, str], ...]) -> str:
+    return digest_text(canonical_json(dict(code)))
 
 
 def difference(old: Any, new: Any, path: str = "") -> list[str]:

@@ -6,8 +6,8 @@ import platform
 import sys
 from pathlib import Path
 
-from onnxmake.build import paths, runner
-from onnxmake.build.files import read_json, write_atomically
+from onnxmake.build import history, paths, runner, store
+from onnxmake.build.files import read_json, read_record, write_atomically
 from onnxmake.build.report import say
 from onnxmake.build.target import Target
 
@@ -103,14 +103,11 @@ def bench(target: Target) -> None:
 
 def _source_size(record: dict) -> int | None:
     """Bytes of the checkpoint's weights, if it is still where the build read it."""
-    step = paths.BUILD / "steps" / f"{record['steps'][-1]['id']}.json"
-    manifests = [read_json(p) for p in (paths.BUILD / "sources").glob("*/manifest.json")]
-    wanted = (
-        {n: s for n, s in read_json(step)["explained"]["inputs"].items() if n.endswith(".safetensors")}
-        if step.exists()
-        else {}
-    )
-    for manifest in manifests:
+    steps = history.chain(record["target"])
+    last = store.document(steps[-1][1]["key"]) if steps else None
+    manifests = [read_record(p) for p in (paths.BUILD / "sources").glob("*/manifest.json")]
+    wanted = {n: s for n, s in last["inputs"].items() if n.endswith(".safetensors")} if last else {}
+    for manifest in filter(None, manifests):
         if wanted and all(manifest["files"].get(n.removeprefix("checkpoint/")) == s for n, s in wanted.items()):
             return sum(os.path.getsize(Path(manifest["folder"]) / n.removeprefix("checkpoint/")) for n in wanted)
     return None

@@ -22,11 +22,20 @@ def _user_cache() -> Path:
 CACHE = Path(os.environ.get("ONNXMAKE_CACHE") or _user_cache() / "onnxmake").resolve()
 
 
+def _listed(variable: str) -> list[Path]:
+    return [Path(p).resolve() for p in os.environ.get(variable, "").split(os.pathsep) if p]
+
+
 def target_folders() -> list[Path]:
     """targets/ and the folders of ONNXMAKE_TARGETS, a path list."""
-    return [TARGETS, *(Path(p).resolve() for p in os.environ.get("ONNXMAKE_TARGETS", "").split(os.pathsep) if p)]
+    return [TARGETS, *_listed("ONNXMAKE_TARGETS")]
+
+
+def stores() -> list[Path]:
+    """The read-only stores of ONNXMAKE_STORES, a path list."""
+    return _listed("ONNXMAKE_STORES")
 
 
 def shown(path: Path) -> str:
     """The path as a person wants to read it: relative where that is shorter."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    return str(path).removeprefix(os.getcwd() + os.sep)

@@ -7,7 +7,7 @@ checkpoint of that architecture, without weights, is exported in its place.
 import shutil
 from collections.abc import Iterator
 
-from onnxmake.build import execute, key, paths, runner, store
+from onnxmake.build import execute, key, locks, paths, runner, store
 from onnxmake.build.plan import Step
 from onnxmake.build.report import say
 from onnxmake.build.source import Checkpoint
@@ -34,12 +34,12 @@ def refresh() -> None:
             action = ["-m", "onnxmake.model.skeleton", str(config), str(folder)]
             runner.call(action, "torch", paths.BUILD / "logs" / f"skeleton-{target.name}.log")
         execute.make_source(step.checkpoint)
-        execute.make_step(step)
+        execute.make_step(step, [target.name])
         entries[target.name] = store.find(key.digest(key.explain(step)))
-    with store.workspace() as fresh:  # the entries may come from the folder that they replace
-        for name, entry in entries.items():
-            store.copy(entry, fresh)
-            say(f"{name}: {sum(size for _, size in entry.files.values()):,} bytes")
-        for part in ("entries", "objects"):
-            shutil.rmtree(store.PREBUILT / part, ignore_errors=True)
-            shutil.copytree(fresh / part, store.PREBUILT / part)
+    fresh = locks.scratch(paths.CACHE) / "prebuilt"  # the entries may come from the folder that they replace
+    for name, entry in entries.items():
+        store.copy(entry, fresh)
+        say(f"{name}: {sum(size for _, size in entry.files.values()):,} bytes")
+    for part in ("entries", "objects"):
+        shutil.rmtree(store.PREBUILT / part, ignore_errors=True)
+        shutil.copytree(fresh / part, store.PREBUILT / part)

@@ -1,6 +1,6 @@
 """Processes of an environment's Python.
 
-A clean set of variables, a process group each, and one kept ready ahead of its work.
+A clean set of variables, a process group each, all ended with this one, and one kept ready ahead of its work.
 """
 
 import atexit
@@ -8,12 +8,15 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from onnxmake.build import environment, paths
+from onnxmake.build import closure, environment, paths
+from onnxmake.build.digest import digest_file
 from onnxmake.build.files import storage_errors
 
-STEP = "onnxmake.model.step"
+BOOT = paths.ROOT / "onnxmake" / "model" / "boot.py"
+KERNELS = paths.ROOT / "onnxmake" / "model" / "kernels.py"
+AHEAD = ("onnxmake.model.canonical", "onnxmake.model.kernels")  # what a prepared process has loaded
 PASSED = ("PATH", "SYSTEMROOT", "TEMP", "TMP", "LD_LIBRARY_PATH", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 FIXED = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -27,29 +30,41 @@ FIXED = {
     "SOURCE_DATE_EPOCH": "1767225600",
     "TQDM_DISABLE": "1",
     "TZ": "UTC",
+    "USER": "onnxmake",
 }
 NETWORK_PREFIXES = ("HF_", "SSL_CERT_")  # what a fetch takes from the caller beside PASSED
 NETWORK = {"HOME", "USERPROFILE", "XDG_CACHE_HOME", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 
-_spare: dict[str, subprocess.Popen] = {}  # environment -> a step process that has loaded its packages and waits
+_running: set[subprocess.Popen] = set()
+_spare: dict[
+    str, tuple[subprocess.Popen, dict[str, str]]
+] = {}  # environment -> a process that waits, its code's digests
+
+
+def kernel_cache(env: str) -> str:
+    """Where compiled kernels are kept: by environment and by the kernels' source, which numba knows by its time only."""
+    return str(paths.CACHE / "numba" / f"{environment.folder_of(env).name}-{digest_file(KERNELS)[:12]}")
 
 
 def variables(env: str, network: bool) -> dict[str, str]:
     """An allow-list of the caller's variables, and fixed ones, so that results do not depend on who builds."""
-    home = paths.CACHE / "home"  # empty: a step has no home of its own to read or write
-    own = {"NUMBA_CACHE_DIR": str(paths.CACHE / "numba" / environment.folder_of(env).name)}
+    home = paths.CACHE / "home"  # empty: a process has no home of its own to read or write
+    own = {"NUMBA_CACHE_DIR": kernel_cache(env)}
     passed = {k: v for k, v in os.environ.items() if k in PASSED}
     if network:
         passed |= {k: v for k, v in os.environ.items() if k.upper() in NETWORK or k.startswith(NETWORK_PREFIXES)}
         return passed | FIXED | own
     with storage_errors("make the steps' empty home"):
         home.mkdir(parents=True, exist_ok=True)
+        os.makedirs(own["NUMBA_CACHE_DIR"], exist_ok=True)
     return passed | FIXED | own | {"HOME": str(home), "HF_HUB_OFFLINE": "1"}
 
 
-def start(arguments: Sequence[str], env: str, network: bool = False) -> subprocess.Popen:
+def start(
+    arguments: Sequence[str], env: str, network: bool = False, more: Mapping[str, str] | None = None
+) -> subprocess.Popen:
     """The environment's Python with these arguments, its pipes open as text, in a process group of its own."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [str(environment.ensure(env)), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -58,9 +73,16 @@ def start(arguments: Sequence[str], env: str, network: bool = False) -> subproce
         text=True,
         encoding="utf-8",
         errors="replace",
-        env=variables(env, network),
+        env=variables(env, network) | dict(more or {}),
         start_new_session=os.name != "nt",
     )
+    _running.add(process)
+    return process
+
+
+def _start_step(env: str, *options: str, more: Mapping[str, str] | None = None) -> subprocess.Popen:
+    opened = ["--open"] if os.environ.get("ONNXMAKE_SANDBOX") == "off" else []
+    return start(["-P", str(BOOT), *options, *opened], env, more={"CUDA_VISIBLE_DEVICES": ""} | dict(more or {}))
 
 
 def prepare(env: str) -> None:
@@ -69,12 +91,18 @@ def prepare(env: str) -> None:
     It loads its packages while the host reads the checkpoint.
     """
     if env not in _spare and environment.is_ready(env):
-        _spare[env] = start(["-m", STEP, "--ahead"], env)
+        code = closure.digests_of(AHEAD)  # before it starts: what is edited from here on is noticed
+        _spare[env] = (_start_step(env, *AHEAD), code)
 
 
-def start_step(env: str) -> subprocess.Popen:
-    """A process that takes one action: the prepared one, or a new one."""
-    return _spare.pop(env, None) or start(["-m", STEP], env)
+def start_step(env: str, code: Mapping[str, str], more: Mapping[str, str]) -> subprocess.Popen:
+    """A process that takes one action: the prepared one if it has loaded the code that `code` names, or a new one."""
+    process, loaded = _spare.pop(env, (None, {}))
+    if process and not more and process.poll() is None and all(code.get(f, d) == d for f, d in loaded.items()):
+        return process
+    if process:
+        end(process)
+    return _start_step(env, more=more)
 
 
 def end(process: subprocess.Popen) -> None:
@@ -85,9 +113,10 @@ def end(process: subprocess.Popen) -> None:
         else:
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    _running.discard(process)
 
 
 @atexit.register
-def _end_spare() -> None:
-    for process in _spare.values():
+def _end_all() -> None:
+    for process in list(_running):
         end(process)

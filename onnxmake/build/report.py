@@ -4,16 +4,22 @@ One line per step, a bar for long ones, and errors as fact, cause, next action.
 """
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 
-from doit.exceptions import TaskFailed
+from doit.exceptions import TaskFailed, UnmetDependency
 from doit.reporter import ConsoleReporter
 
 
 def say(line: str) -> None:
-    print(line, flush=True)
+    """One write for a line: steps side by side do not cut into each other's."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as with `doit build | head`: the build goes on
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 class Reporter(ConsoleReporter):
@@ -30,12 +36,16 @@ class Reporter(ConsoleReporter):
 
     def _write_failure(self, result, write_exception: bool = True) -> None:
         failure = result["exception"]
+        if isinstance(failure, UnmetDependency):  # why has been said
+            if result["task"].name.startswith("build:"):
+                sys.stderr.write(f"{result['task'].name} was not built\n")
+            return
         text = (
             failure.message
             if isinstance(failure, TaskFailed)
             else f"{result['task'].name} hit a bug:\n{failure.get_msg()}"
         )
-        print(f"\nERROR {text}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"\nERROR {text}\n")
 
     def complete_run(self) -> None:
         for message in self.runtime_errors:

@@ -5,6 +5,7 @@ The dataclass is the schema, and every error names file, key and the nearest val
 
 import dataclasses
 import difflib
+import functools
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -49,9 +50,12 @@ def _convert(value: Any, kind: Any) -> Any:
     raise ValueError
 
 
+_hints = functools.cache(get_type_hints)
+
+
 def parse(cls: type, table: dict, where: str) -> Any:
     """An instance of the dataclass `cls` from `table`; `where` names file and table in errors. Raises TargetError."""
-    fields, hints = {f.name: f for f in dataclasses.fields(cls)}, get_type_hints(cls)
+    fields, hints = {f.name: f for f in dataclasses.fields(cls)}, _hints(cls)
     values = {}
     for key, value in table.items():
         if key not in fields:

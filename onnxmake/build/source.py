@@ -1,14 +1,16 @@
 """The checkpoint: found or fetched, its headers checked, described by a manifest. Its bytes stay where they are."""
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onnxmake.build import paths
-from onnxmake.build.digest import canonical_json, digest_file, digest_text
-from onnxmake.build.files import read_json, write_atomically
+from onnxmake.build.digest import digest_file
+from onnxmake.build.files import canonical_json, digest_text, read_record, write_atomically, write_record
 from onnxmake.build.target import Source
-from onnxmake.errors import CheckpointError, SourceError
+from onnxmake.errors import CheckpointError, SourceError, StoreError
 from onnxmake.model.safetensors import read_checkpoint
 
 FILES = (
@@ -45,18 +47,34 @@ class Checkpoint:
     source: Source
     folder: Path | None
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         name = str(self.folder) if self.folder else f"{self.source.repo}@{self.source.revision}"
         return f"{name.rstrip('/').split('/')[-1].split('@')[0].lower()}-{digest_text(name)[:10]}"
 
-    @property
+    @functools.cached_property
     def manifest(self) -> Path:
         return paths.BUILD / "sources" / self.id / "manifest.json"
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the manifest says: folder, file -> sha256, who saved it. Raises StoreError where it is missing or damaged."""
+        return recorded(self.manifest)
 
-def describe(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """(file -> sha256, derived file -> content) of a checkpoint folder.
+
+def recorded(manifest: Path) -> dict[str, Any]:
+    record = read_record(manifest)
+    if record is None:
+        raise StoreError(
+            f"{paths.shown(manifest)} is missing or damaged.",
+            "Something outside removed it while a build ran.",
+            "Build again.",
+        )
+    return record
+
+
+def describe(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The manifest of a checkpoint folder, and the content of the derived files.
 
     Derived are what export reads: architecture.json, the config's keys that shape the graph, and tensors.json, name ->
     shape. Raises SourceError where the folder or config.json is missing, CheckpointError where a file is damaged.
@@ -98,36 +116,34 @@ def describe(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
             if p.is_file() and (p.suffix != ".safetensors" or p.name in used)
         }
     )
-    return {p.name: digest_file(p) for p in files}, derived
+    manifest = {
+        "folder": str(folder),
+        "files": {p.name: digest_file(p) for p in files} | {name: digest_text(text) for name, text in derived.items()},
+        "saved_by": settings.get("transformers_version"),
+    }
+    return manifest, derived
 
 
 def save_manifest(checkpoint: Checkpoint, folder: Path) -> None:
     """Write the checkpoint's manifest and derived files, the manifest last."""
-    files, derived = describe(folder)
-    settings = read_json(folder / "config.json")
-    manifest = {
-        "folder": str(folder),
-        "files": files | {name: digest_text(text) for name, text in derived.items()},
-        "saved_by": settings.get("transformers_version"),
-    }
+    manifest, derived = describe(folder)
     for name, text in derived.items():
         write_atomically(checkpoint.manifest.parent / name, text)
-    write_atomically(checkpoint.manifest, canonical_json(manifest))
+    write_record(checkpoint.manifest, manifest)
 
 
 def is_current(checkpoint: Checkpoint) -> bool:
     """Whether the manifest still says what the files are. Costs one stat a file."""
-    if not checkpoint.manifest.exists():
+    manifest = read_record(checkpoint.manifest)
+    if manifest is None or checkpoint.folder not in (None, Path(manifest["folder"])):
         return False
-    manifest = read_json(checkpoint.manifest)
     folder = Path(manifest["folder"])
-    if checkpoint.folder not in (None, folder):
-        return False
-    originals = {name: sha for name, sha in manifest["files"].items() if name not in DERIVED}
     present = {p.name for pattern in FILES for p in folder.glob(pattern) if p.is_file()} if folder.is_dir() else set()
+    originals = set(manifest["files"]) - set(DERIVED)
+    places = {name: folder if name in originals else checkpoint.manifest.parent for name in manifest["files"]}
     return (
-        set(originals) <= present
-        and all((checkpoint.manifest.parent / name).exists() for name in DERIVED)
-        and all(digest_file(folder / name) == sha for name, sha in originals.items())
-        and not ({n for n in present - set(originals) if not n.endswith(".safetensors") or n == "model.safetensors"})
+        originals <= present
+        and all((places[name] / name).exists() for name in DERIVED)
+        and all(digest_file(places[name] / name) == sha for name, sha in manifest["files"].items())
+        and not ({n for n in present - originals if not n.endswith(".safetensors") or n == "model.safetensors"})
     )

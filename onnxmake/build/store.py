@@ -1,29 +1,28 @@
-"""The store.
+"""The store: objects by the sha256 of their content, entries by the key of the step that made them.
 
-Objects by the sha256 of their content, entries by the key of the step that made them. Local, then read-only layers.
+Layers: the local one, then read-only ones.
 """
 
+import contextlib
 import os
-import shutil
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from filelock import FileLock
+from onnxmake.build import locks, paths
+from onnxmake.build.digest import digest_file, remember
+from onnxmake.build.files import place, read_record, storage_errors, sync, write_record
+from onnxmake.errors import ObjectLost, PassError
 
-from onnxmake.build import paths
-from onnxmake.build.digest import canonical_json, digest_file, remember
-from onnxmake.build.files import place, read_json, storage_errors, write_atomically
-from onnxmake.errors import StoreError
-
+SHA256 = re.compile("[0-9a-f]{64}")
 PREBUILT = paths.TARGETS / "prebuilt"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a step made: file -> [sha256, size], and in which layer its objects are."""
+    """What a step made: file -> [sha256, size], in which layer its record is, and how long it took."""
 
     key: str
     files: dict[str, list]
@@ -31,135 +30,184 @@ class Entry:
     seconds: float
 
 
+def local() -> Path:
+    return paths.CACHE / "store"
+
+
 def layers() -> list[Path]:
-    """The local store, then the read-only ones."""
-    return [paths.CACHE / "store", PREBUILT]
+    """The local store, those of ONNXMAKE_STORES, and the graphs that travel with the checkout."""
+    return [local(), *paths.stores(), PREBUILT]
 
 
 def object_path(layer: Path, sha256: str) -> Path:
-    return layer / "objects" / sha256[:2] / sha256
+    return layer.joinpath("objects", sha256[:2], sha256)
 
 
 def entry_path(layer: Path, key: str) -> Path:
-    return layer / "entries" / f"{key}.json"
+    return layer.joinpath("entries", f"{key}.json")
 
 
 def find(key: str) -> Entry | None:
-    """The first layer's entry that is whole. An object that is missing or of another size makes it a miss."""
+    """The first layer's entry that is whole. A damaged record, or a missing or damaged object, makes it a miss."""
     for layer in layers():
-        path = entry_path(layer, key)
-        if path.exists():
-            record = read_json(path)
-            entry = Entry(key, record["files"], layer, record["seconds"])
-            if all(_whole(object_path(layer, sha), size) for sha, size in entry.files.values()):
-                return entry
+        record = read_record(entry_path(layer, key))
+        if is_entry(record, key) and is_whole(record["files"]):
+            return Entry(key, record["files"], layer, record["seconds"])
     return None
 
 
-def _whole(path: Path, size: int) -> bool:
-    return path.exists() and path.stat().st_size == size
+def is_entry(record: Any, key: str) -> bool:
+    """Whether a record that was read has an entry's shape, is this key's, and its files' names lead nowhere else."""
+    if not isinstance(record, dict) or record.keys() != {"name", "key", "files", "seconds"} or record["name"] != key:
+        return False
+    try:
+        return isinstance(record["key"], dict) and all(
+            SHA256.fullmatch(sha)
+            and isinstance(size, int)
+            and ".." not in (parts := PurePosixPath(name).parts)
+            and parts[0] != "/"
+            for name, (sha, size) in record["files"].items()
+        )
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return False
 
 
-@contextmanager
-def locked(key: str) -> Iterator[None]:
+def document(key: str) -> dict | None:
+    """The key's full JSON, from the first layer that has an entry for it."""
+    records = (read_record(entry_path(layer, key)) for layer in layers())
+    return next((record["key"] for record in records if record is not None), None)
+
+
+def is_whole(files: Mapping[str, list]) -> bool:
+    """Whether every file's object is in some layer, with the content that its name says."""
+    where = [str(layer) for layer in layers()]
+    return all(_located(sha, where) for sha, _ in files.values())
+
+
+def located(sha256: str) -> Path | None:
+    """Where the object is, whole, in the first layer that has it."""
+    found = _located(sha256, [str(layer) for layer in layers()])
+    return Path(found) if found else None
+
+
+def _located(sha256: str, where: Iterable[str]) -> str | None:
+    """In texts: a build that has nothing to do asks this of every file of every step."""
+    return next((path for layer in where if holds(path := f"{layer}/objects/{sha256[:2]}/{sha256}", sha256)), None)
+
+
+def holds(path: str, sha256: str) -> bool:
+    """Whether the file is there with this content; it is read once for its stat signature."""
+    try:
+        return digest_file(path) == sha256
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
     """One execution per key on this machine: a second build waits here, then finds the entry."""
     folder = paths.CACHE / "locks"
-    with storage_errors("lock the store"):
-        folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / key):
+    with contextlib.ExitStack() as stack:
+        with storage_errors("lock the store"):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locks.held(folder / name))
         yield
 
 
-@contextmanager
-def workspace() -> Iterator[Path]:
-    """A fresh folder on the store's file system, gone afterwards. Those of dead processes are swept."""
-    parent = paths.CACHE / "tmp"
-    with storage_errors("make a working folder"):
-        parent.mkdir(parents=True, exist_ok=True)
-        for old in parent.iterdir():
-            owner = old.name.split("-")[0]
-            if not (owner.isdigit() and _alive(int(owner))):
-                shutil.rmtree(old, ignore_errors=True)
-        folder = parent / f"{os.getpid()}-{time.monotonic_ns()}"
-        folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def touch(entry: Entry) -> None:
+    """Note in the local store that an entry was used: what was not used for longest is forgotten first."""
+    if entry.layer == local():
+        with contextlib.suppress(OSError):  # forgotten meanwhile
+            os.utime(entry_path(entry.layer, entry.key))
 
 
 def commit(
-    key: str,
-    explained: Mapping,
-    folder: Path,
-    seconds: float,
-    known: Mapping[tuple[int, int], str],
-    layer: Path | None = None,
+    key: str, explained: Mapping, folder: Path, seconds: float, kept: Mapping[str, list], layer: Path | None = None
 ) -> Entry:
-    """Move a finished step's files into the store and record them under `key`; the record comes last.
+    """Move a finished step's files into the store and record them under `key`, whose document `explained` is.
 
-    Raises StoreError.
-
-    `explained` is the key's full JSON. `known` gives the digest of files by (device, inode): those handed through
-    unchanged are not read.
+    `kept`: inputs that are results as they are, name -> [sha256, size]. Content reaches the disk first, then the names,
+    the record last. Raises StoreError, PassError for anything that is no plain file.
     """
-    layer = layer or layers()[0]
-    files = {}
+    layer = layer or local()
+    files = dict(kept)
     with storage_errors("add to the store"):
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            stat = path.stat()
-            sha = known.get((stat.st_dev, stat.st_ino)) or digest_file(path)
-            files[path.relative_to(folder).as_posix()] = [sha, stat.st_size]
-            target = object_path(layer, sha)
-            if not _whole(target, stat.st_size):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _sync(path)
-                os.chmod(path, 0o444)
-                os.replace(path, target)
-            remember(target, sha)
-    write_atomically(
-        entry_path(layer, key), canonical_json({"key": explained, "files": files, "seconds": round(seconds, 3)})
-    )
+        found = {
+            path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not _is_folder(path)
+        }
+        for name, path in found.items():
+            files[name] = [digest_file(path), path.stat().st_size]
+            sync(path)
+        for name, path in found.items():
+            put(path, files[name][0], layer)
+        for parent in {object_path(layer, files[name][0]).parent for name in found}:
+            sync(parent)
+    return enter(key, explained, files, seconds, layer)
+
+
+def enter(key: str, explained: Mapping, files: dict[str, list], seconds: float, layer: Path) -> Entry:
+    """Record what a key's step made; its objects are there."""
+    record = {"name": key, "key": explained, "files": files, "seconds": round(seconds, 3)}
+    write_record(entry_path(layer, key), record, durable=True)
     return Entry(key, files, layer, seconds)
 
 
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+def _is_folder(path: Path) -> bool:
+    plain = not path.is_symlink() and (path.is_dir() or path.is_file())
+    name = path.name.encode(errors="replace").decode()
+    if not plain or name != path.name:
+        raise PassError(
+            f"The step left {name}, which is no plain file.",
+            "A pass may write files and folders with names in UTF-8, no links or devices.",
+            "Copy what a link points to.",
+        )
+    return path.is_dir()
+
+
+def put(path: Path, sha256: str, layer: Path) -> None:
+    """Move a file to its place as an object, over a damaged one too. Raises OSError."""
+    target = object_path(layer, sha256)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.chmod(path, 0o444)
+    os.replace(path, target)
+    remember(target, sha256)
 
 
 def lay_out(files: Mapping[str, list], folder: Path, link: bool) -> None:
-    """Put an entry's files into `folder`: read-only links for steps, real copies for people. Raises StoreError."""
+    """Put an entry's files into `folder`: read-only and perhaps linked for steps, real ones for people.
+
+    Raises ObjectLost, StoreError.
+    """
     with storage_errors(f"write {folder.name}"):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, (sha, size) in files.items():
-            source = next((p for p in (object_path(layer, sha) for layer in layers()) if _whole(p, size)), None)
+        for name, (sha, _) in files.items():
+            path, source = folder / name, located(sha)
             if source is None:
-                raise StoreError(
-                    f"The store has lost {name}.",
-                    f"{paths.CACHE / 'store'} was emptied while a build ran.",
-                    "Build again.",
-                )
-            place(source, folder / name, link)
-            if not link:
-                os.chmod(folder / name, 0o644)
+                raise ObjectLost(f"The store has lost {name}.", "Something removed or changed it.", "Build again.")
+            place(source, path, link and source.is_relative_to(local()))
+            wanted = 0o444 if link else 0o644
+            if path.stat().st_mode & 0o777 != wanted:
+                os.chmod(path, wanted)
+            remember(path, sha)
+
+
+@contextlib.contextmanager
+def unlinking(files: Mapping[Path, str]) -> Iterator[None]:
+    """Around the removal of laid-out files (path -> sha256): their objects are still known afterwards, if they were as they should be."""
+    known = {sha for path, sha in files.items() if holds(str(path), sha)}
+    yield
+    for sha in known:
+        with contextlib.suppress(OSError):  # forgotten meanwhile
+            remember(object_path(local(), sha), sha)
 
 
 def copy(entry: Entry, layer: Path) -> None:
     """Copy an entry and its objects to another layer, objects first."""
-    for sha, _ in entry.files.values():
-        target = object_path(layer, sha)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        place(object_path(entry.layer, sha), target, link=False)
-    write_atomically(entry_path(layer, entry.key), entry_path(entry.layer, entry.key).read_text("utf-8"))
+    with storage_errors("copy into the store"):
+        for sha, _ in entry.files.values():
+            source, target = located(sha), object_path(layer, sha)
+            if source != target:
+                target.unlink(missing_ok=True)
+                place(source, target, link=False)
+                os.chmod(target, 0o444)
+    write_record(entry_path(layer, entry.key), read_record(entry_path(entry.layer, entry.key)))

@@ -1,52 +1,47 @@
 """The plan as doit tasks. The key decides what is up to date: doit gives order, selection and the command line."""
 
 import functools
+import gc
+import inspect
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from doit import get_var
 from doit.exceptions import TaskFailed
 
-from onnxmake.build import execute, key, measure, paths, prebuilt, source
-from onnxmake.build.plan import Step, checkpoint_of, steps_of
-from onnxmake.build.source import Checkpoint
+from onnxmake.build import execute, key, locks, measure, paths, prebuilt, source
+from onnxmake.build.plan import Plan, Step, checkpoint_of, steps_of
 from onnxmake.build.target import Target, read_targets
 from onnxmake.errors import OnnxmakeError
 
 CONFIG = {
-    "backend": "sqlite3",
-    "dep_file": ":memory:",
+    "backend": "memory",
     "default_tasks": ["build"],
     "verbosity": 2,
     "continue": "build" in sys.argv,  # of all targets, one that fails does not stop the others
+    "par_type": "thread",  # each step has a process of its own
 }
 Task = dict
+NO_PARAMETERS = inspect.Signature()
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Every readable target with its steps, and the errors of the others."""
-
-    targets: dict[str, tuple[Target, list[Step]]]
-    broken: dict[str, OnnxmakeError]
-
-    @property
-    def checkpoints(self) -> dict[str, Checkpoint]:
-        return {steps[0].checkpoint.id: steps[0].checkpoint for _, steps in self.targets.values()}
-
-    @property
-    def steps(self) -> dict[str, Step]:
-        return {step.id: step for _, steps in self.targets.values() for step in steps}
+def _stop(number: int, frame: object) -> None:
+    """Leave as after any error: on the way out, running steps are ended and working folders removed."""
+    sys.exit(128 + number)
 
 
 def load_plan() -> Plan:
-    """Read all targets; SIGTERM is turned into an exit, so that running steps are ended."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Read all targets, and clear up after processes that were killed."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     for option, value in zip(sys.argv, sys.argv[1:]):
         if option in ("-p", "--prompt") and "=" in value:  # doit has taken it for a variable of its own
             sys.exit(f"ERROR The prompt {value!r} holds an equals sign.\n  Next: write it as --prompt={value!r}.")
+    gc.disable()  # what a command makes lives as long as it does: looking for garbage takes a tenth of a large plan's time
+    for root in (paths.CACHE, paths.BUILD, paths.DIST):
+        locks.sweep(root / locks.WORKING)
+    locks.sweep(paths.CACHE / "locks")
     try:
         found = read_targets(paths.target_folders())
     except OnnxmakeError as error:
@@ -56,15 +51,21 @@ def load_plan() -> Plan:
     return Plan(planned, {name: t for name, t in found.items() if isinstance(t, OnnxmakeError)})
 
 
+def failure_of(function: Callable, *args, **options) -> str:
+    """Call; errors that a person can act on are caught here, and only here. Returns the error's text, empty if all is well."""
+    try:
+        function(*args, **options)
+    except OnnxmakeError as error:
+        return str(error)
+    return ""
+
+
 def acting(function: Callable, *args) -> Callable[..., TaskFailed | None]:
-    """A doit action. Errors that a person can act on are caught here, and only here."""
+    """A doit action."""
 
     def action(**options) -> TaskFailed | None:
-        try:
-            function(*args, **options)
-        except OnnxmakeError as error:
-            return TaskFailed(str(error))
-        return None
+        failure = failure_of(function, *args, **options)
+        return TaskFailed(failure) if failure else None
 
     return action
 
@@ -75,12 +76,14 @@ def current(function: Callable, *args) -> Callable:
     A question that cannot be answered is answered no: the action then says what is wrong.
     """
 
-    def check(task, values) -> bool:
+    def check() -> bool:
         try:
             return function(*args)
-        except (OnnxmakeError, FileNotFoundError):
+        except (OnnxmakeError, OSError):
             return False
 
+    check.__signature__ = NO_PARAMETERS  # type: ignore[attr-defined]
+    # doit asks for it at every task, and working it out takes as long as the check
     return check
 
 
@@ -107,21 +110,27 @@ def sources(plan: Plan) -> Iterator[Task]:
 
 
 def steps(plan: Plan) -> Iterator[Task]:
+    users = plan.users
     for identity, step in plan.steps.items():
-        before = [f"_step:{step.before.id}"] if step.before else []
+        before = f"_step:{step.before.id}" if step.before else f"_source:{step.checkpoint.id}"
         yield _task(
             identity,
             step.use.declaration.doc.split("\n")[0],
-            execute.make_step,
+            functools.partial(execute.make_step, targets=users[identity]),
             step,
             check=execute.is_current,
-            task_dep=[f"_source:{step.checkpoint.id}", *before],
+            task_dep=[before],
         )
+
+
+def _needs(chain: list[Step]) -> str:
+    """Names what a chain reads of its checkpoint: chains that read the same are checked once."""
+    return f"{chain[0].checkpoint.id}:{'+'.join(dict.fromkeys(step.name for step in chain))}"
 
 
 def inputs(plan: Plan) -> Iterator[Task]:
     """Before a target's first step: does the checkpoint hold what the later ones need?"""
-    for name, (_, chain) in plan.targets.items():
+    for name, chain in {_needs(steps): steps for _, steps in plan.targets.values()}.items():
 
         def check(chain=chain) -> None:
             for step in chain:
@@ -148,11 +157,16 @@ def builds(plan: Plan) -> Iterator[Task]:
             target,
             chain,
             check=execute.is_delivered,
-            task_dep=[f"_inputs:{name}", *(f"_step:{s.id}" for s in chain)],
+            task_dep=[f"_inputs:{_needs(chain)}", f"_step:{chain[-1].id}"],
             clean=[functools.partial(execute.clean, target)],
         )
     for name, error in plan.broken.items():
         yield _task(name, f"BROKEN: {error.fact}", _fail, error)
+
+
+def _asked(group: str) -> bool:
+    """Whether the command line is about this group: among thousands of targets, tasks that nobody wants take their time, too."""
+    return any(word.split(":")[0] in (group, "list", "help", "info", "tabcompletion") for word in sys.argv[1:])
 
 
 def tries(plan: Plan) -> Iterator[Task]:
@@ -167,7 +181,7 @@ def tries(plan: Plan) -> Iterator[Task]:
             "help": "tokens to generate at most",
         },
     ]
-    for name, (target, _) in plan.targets.items():
+    for name, (target, _) in plan.targets.items() if _asked("try") else ():
         yield _task(
             name,
             "generate text with the built model",
@@ -183,7 +197,7 @@ def benches(plan: Plan) -> Iterator[Task]:
 
     For a target that is not, bench:x stands outside the group and builds x first.
     """
-    for name, (target, _) in plan.targets.items():
+    for name, (target, _) in plan.targets.items() if _asked("bench") else ():
         task = _task(name, "measure the built model", measure.bench, target, teardown=[(acting(measure.show),)])
         if not measure.is_built(target):
             task = {k: v for k, v in task.items() if k != "name"} | {

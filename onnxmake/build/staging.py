@@ -1,0 +1,83 @@
+"""What a step sees: a folder with its inputs read-only, an empty one for its output, and the code that its key names."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from onnxmake.build import key, locks, paths, process, store
+from onnxmake.build.digest import digest_file
+from onnxmake.build.files import storage_errors
+from onnxmake.build.plan import Step
+from onnxmake.errors import StepFailed
+
+
+def _originals(step: Step, inputs: Mapping[str, str]) -> dict[str, Path]:
+    """Staged name -> where the checkpoint's file is."""
+    derived = step.checkpoint.manifest.parent
+    folder = Path(step.checkpoint.record["folder"])
+    names = {name: name.removeprefix(key.PREFIX) for name in inputs if name.startswith(key.PREFIX)}
+    return {name: (derived if (derived / base).exists() else folder) / base for name, base in names.items()}
+
+
+@contextlib.contextmanager
+def staged(step: Step, explained: Mapping[str, Any]) -> Iterator[Path]:
+    """A folder with src/ (its input's files, links to the checkpoint's), out/ and tmp/. Raises StoreError."""
+    inputs = explained["inputs"]
+    with storage_errors("stage a step's inputs"):
+        work = Path(tempfile.mkdtemp(dir=locks.scratch(paths.CACHE)))
+        for name in ("src/checkpoint", "out", "tmp"):
+            (work / name).mkdir(parents=True)
+        for name, original in _originals(step, inputs).items():
+            os.symlink(original, work / "src" / name)
+    linked: dict[Path, str] = {}
+    try:
+        if step.before:
+            made = {name: value for name, value in step.before.record["files"].items() if name in inputs}
+            store.lay_out(made, work / "src", link=True)
+            linked = {work / "src" / name: sha for name, (sha, _) in made.items()}
+        yield work
+    finally:
+        with store.unlinking(linked):
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def action(step: Step, explained: Mapping[str, Any], work: Path) -> dict[str, Any]:
+    """What the step's process is told: its pass and options, and which paths it may read and write."""
+    saved_by = step.checkpoint.record["saved_by"]
+    read = [
+        work / "src",
+        *_originals(step, explained["inputs"]).values(),
+        *(paths.ROOT / file for file in explained["code"]),
+    ]
+    write = [work / "out", work / "tmp", process.kernel_cache(step.use.declaration.environment)]
+    return {
+        "pass": step.name,
+        "file": str(step.use.declaration.path),
+        "options": asdict(step.use.options),
+        "may_skip": step.use.may_skip,
+        "work": str(work),
+        "read": [str(path) for path in read],
+        "write": [str(path) for path in write],
+        "hint": f"The checkpoint was saved by Transformers {saved_by}." if saved_by else "",
+    }
+
+
+def check_unchanged(step: Step, explained: Mapping[str, Any], work: Path) -> None:
+    """Raise StepFailed if code or an input is not what it was when the step began: its result would bear the wrong key."""
+    key.look_again()
+    changed = key.difference(explained, key.explain(step))
+    for name, sha in explained["inputs"].items():
+        path = work / "src" / name
+        if not path.exists() or digest_file(path) != sha:
+            changed.append(f"inputs.{name}")
+    if changed:
+        raise StepFailed(
+            f"Inputs of {step.name} changed while it ran: {'; '.join(changed)}.",
+            "A file was edited meanwhile, or the pass writes to its inputs.",
+            "Build again; a pass must write to its output folder only.",
+        )
