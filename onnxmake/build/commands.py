@@ -1,21 +1,26 @@
-"""Commands beside doit's own: `list` shows targets, `why` says what a build would do, and for which reason."""
+"""Commands beside doit's own: `list` shows targets, `why` says what a build would do and for which reason, `plan` the same in short."""
+
+import sys
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from doit.cmd_base import DoitCmdBase
 from doit.cmd_list import List
 
-from onnxmake.build import execute, key, paths, source, store
-from onnxmake.build.files import read_json
-from onnxmake.build.plan import Step
+from onnxmake.build import paths
+from onnxmake.build.plan import Plan, named
 from onnxmake.build.report import say
-from onnxmake.build.schema import nearest
-from onnxmake.build.tasks import Plan, load_plan
-from onnxmake.errors import OnnxmakeError
+from onnxmake.build.tasks import failure_of, load_plan
+from onnxmake.build.verdict import DEPENDS, RESTORE, RUN, UP_TO_DATE, Verdict, judge
 
 ABOUT = """
 doit build:NAME                 build one target into dist/NAME   (doit build: all of them)
 doit try:NAME -p "text"         generate text with it
 doit bench:NAME                 measure it                        (doit bench: all that are built)
 doit why build:NAME             what would run, and why
+doit plan build:NAME            the same as a table, with times
+doit cache                      the store: status, verify, gc, pack, unpack
 doit clean build:NAME           remove dist/NAME                  (doit clean: all)"""
 
 
@@ -49,68 +54,73 @@ class ListTargets(List):
         return 0
 
 
-class Why(DoitCmdBase):
+class Command(DoitCmdBase):
+    """A command of onnxmake's own: `work` does it, errors are told as tasks' are."""
+
+    doc_usage = "build:NAME ..."
+    doc_description: str | None = None
+    cmd_options: tuple[dict, ...] = ()
+
+    def work(self, plan: Plan, params: Mapping[str, Any], arguments: list[str]) -> None:
+        raise NotImplementedError
+
+    def execute(self, params, args):
+        failure = failure_of(self.work, load_plan(), params, args)
+        if failure:
+            sys.stderr.write(f"ERROR {failure}\n")
+        return 1 if failure else 0
+
+
+class Why(Command):
     """Say for each step of the named builds whether it is up to date, would be restored or would run, and why."""
 
     doc_purpose = "explain what a build would do"
-    doc_usage = "build:NAME ..."
-    doc_description = None
-    cmd_options = ()
 
-    def execute(self, params, args):
-        plan = load_plan()
-        names = [name.removeprefix("build:") for name in args] or list(plan.targets)
-        for name in names:
-            if name in plan.broken:
-                say(f"{name}: {plan.broken[name]}")
-                return 1
-            if name not in plan.targets:
-                say(f"ERROR No target is named {name!r}.\n  Next: {nearest(name, plan.targets)}")
-                return 1
+    def work(self, plan, params, arguments):
+        for name, verdicts in judge(plan, named(plan, arguments)).items():
             say(f"build:{name}")
-            for label, verdict, *reasons in explain(plan, name):
-                say(f"  {label:<16} {verdict:<10}  {'; '.join(reasons)}".rstrip())
-        return 0
+            for v in verdicts:
+                first, *more = v.reasons or ("",)
+                say(f"  {v.name:<16} {v.verdict:<10}  {first}".rstrip())
+                for reason in more:
+                    say(f"{'':31}{reason}")
 
 
-def explain(plan: Plan, name: str) -> list[tuple[str, ...]]:
-    """(step, verdict, reasons...) for the target, from its checkpoint to dist."""
-    target, chain = plan.targets[name]
-    checkpoint = chain[0].checkpoint
-    fetched = source.is_current(checkpoint)
-    lines: list[tuple[str, ...]] = [
-        ("source", "up to date" if fetched else "run", "" if fetched else "the checkpoint is new or has changed")
-    ]
-    stale = None if fetched else "source"
-    last = paths.DIST / name / "manifest.json"
-    previous = {s["pass"]: s["id"] for s in read_json(last)["steps"]} if last.exists() else {}
-    for step in chain:
-        if stale:
-            lines.append((step.name, "depends", f"on {stale}"))
-            continue
-        try:
-            explained = key.explain(step)
-        except (OnnxmakeError, FileNotFoundError) as error:
-            lines.append((step.name, "depends", str(error).split("\n")[0]))
-            stale = step.name
-            continue
-        if execute.is_current(step):
-            lines.append((step.name, "up to date"))
-            continue
-        verdict = "restore" if store.find(key.digest(explained)) else "run"
-        lines.append((step.name, verdict, *_reasons(step, explained, previous)))
-        stale = step.name
-    done = stale is None and execute.is_delivered(target, chain)
-    lines.append(
-        ("dist", "up to date")
-        if done
-        else ("dist", "run", f"follows {stale}" if stale else "dist holds other files, or none")
-    )
-    return lines
+class PlanBuilds(Command):
+    """One line for each step that the named builds have, and how long it took last time."""
+
+    doc_purpose = "list the steps of a build before it runs"
+
+    def work(self, plan, params, arguments):
+        from tabulate import tabulate
+
+        told = judge(plan, named(plan, arguments))
+        users: dict[Verdict, list[str]] = {}
+        for name, verdicts in told.items():
+            for verdict in verdicts:
+                users.setdefault(verdict, []).append(name)
+        rows = [
+            [v.name, ", ".join(by), v.verdict, "" if v.seconds is None else f"{v.seconds:.2f}", _short(v)]
+            for v, by in users.items()
+        ]
+        if rows:
+            wrapped = [None, 40, None, None, 60] if sys.stdout.isatty() else None  # a program reads one line per step
+            heads = ["step", "for", "verdict", "last s", "reason"]
+            say(tabulate(rows, heads, disable_numparse=True, maxcolwidths=wrapped))
+            say(_total(users))
 
 
-def _reasons(step: Step, explained: dict, previous: dict[str, str]) -> list[str]:
-    manifest = step.manifest if step.manifest.exists() else paths.BUILD / "steps" / f"{previous.get(step.name)}.json"
-    if not manifest.exists():
-        return ["not built here yet"]
-    return key.difference(read_json(manifest)["explained"], explained) or ["its files are not in the store any more"]
+def _short(verdict: Verdict) -> str:
+    if verdict.verdict == UP_TO_DATE:
+        return ""
+    return verdict.reasons[0] + (f" and {len(verdict.reasons) - 1} more" if verdict.reasons[1:] else "")
+
+
+def _total(verdicts: Collection[Verdict]) -> str:
+    counts = Counter(v.verdict for v in verdicts)
+    running = [v for v in verdicts if v.verdict in (RUN, DEPENDS) and v.name not in ("source", "dist")]
+    known = sum(v.seconds or 0 for v in running)
+    unknown = sum(v.seconds is None for v in running)
+    text = ", ".join(f"{counts[kind]} {kind}" for kind in (RUN, DEPENDS, RESTORE, UP_TO_DATE) if counts[kind])
+    guess = f"; steps that run took {known:.1f} s last time" if known else ""
+    return f"{text}{guess}{f', {unknown} never ran here' if unknown else ''}"
