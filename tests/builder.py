@@ -24,6 +24,7 @@ class Builder:
     output: Path
     cache: Path = paths.CACHE
     settings: dict[str, str] = field(default_factory=dict)
+    root = paths.ROOT
 
     def __post_init__(self):
         self.output.mkdir(parents=True, exist_ok=True)
@@ -46,7 +47,7 @@ class Builder:
         """Start doit, by way of the command `within` where one is given."""
         return subprocess.Popen(
             [*within, sys.executable, "-m", "doit", *arguments],
-            cwd=paths.ROOT,
+            cwd=self.root,
             env=self.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -3,7 +3,7 @@
 import pytest
 from builder import Builder
 
-from onnxmake.build import digest, paths
+from onnxmake.build import digest, locks, paths
 
 
 @pytest.fixture
@@ -18,10 +18,14 @@ def output(tmp_path, monkeypatch):
     }.items():
         monkeypatch.setattr(paths, name, value)
     digest._database.cache_clear()
+    digest._many.cache_clear()
     yield folder
     if digest._database.cache_info().currsize:
         digest._database().close()
     digest._database.cache_clear()
+    digest._many.cache_clear()
+    locks._remove_own()
+    locks._own.clear()
 
 
 @pytest.fixture(scope="session")

@@ -9,21 +9,33 @@ from pathlib import Path
 
 import pytest
 
-from onnxmake.build import closure, paths
+from onnxmake.build import closure, digest, paths, process
 
 PASSES = sorted(paths.PASSES.glob("*.py"))
 BUILD = sorted((paths.ROOT / "onnxmake" / "build").rglob("*.py"))
 MODEL = sorted((paths.ROOT / "onnxmake" / "model").rglob("*.py"))
 LOWERING = "onnxmake/model/lowering/"
 HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "onnxruntime_genai", "onnxscript", "numpy", "numba"}
-LOAD = """
+LOADED = """
+print(json.dumps([m.__file__ for name, m in sys.modules.items() if name.split(".")[0] == "onnxmake"]))
+"""
+LOAD = f"""
 import json, sys
 from pathlib import Path
+import onnxmake.model.boot
+from onnxmake.model import sandbox
 from onnxmake.model.step import load_pass
 load_pass(Path(sys.argv[1]).stem, Path(sys.argv[1]))
 if "onnxmake.model.lowering" in sys.modules:
     sys.modules["onnxmake.model.lowering"].table(sys.argv[2])
-print(json.dumps([m.__file__ for name, m in sys.modules.items() if name.split(".")[0] == "onnxmake"]))
+{LOADED}
+"""
+PREPARE = f"""
+import json, sys
+import onnxmake.model.boot
+from onnxmake.model import sandbox, step
+step._load_ahead(sys.argv[1:])
+{LOADED}
 """
 
 
@@ -139,11 +151,29 @@ def test_no_step_reaches_the_host_side():
 def test_code_digests_name_the_pass_and_every_module_it_reaches(output):
     digests = closure.code_digests(paths.PASSES / "optimize.py", "cpu")
     assert set(digests) == {"passes/optimize.py", *reached("optimize", "cpu")}
-    assert all(len(sha) == 64 for sha in digests.values())
+    assert digests == {file: digest.read_digest(paths.ROOT / file) for file in digests}
 
 
 @pytest.mark.parametrize("file", PASSES, ids=shown)
 def test_every_module_that_a_pass_really_loads_is_reached(file):
     loaded = {shown(Path(module)) for module in json.loads(python("-c", LOAD, str(file), "cpu").splitlines()[-1])}
-    assert "onnxmake/model/step.py" in loaded
+    assert {"onnxmake/model/boot.py", "onnxmake/model/step.py", "onnxmake/model/sandbox.py"} <= loaded
     assert loaded <= reached(file.stem, "cpu")
+
+
+def test_every_module_that_a_prepared_process_has_loaded_is_known_by_its_digest(output):
+    loaded = {shown(Path(module)) for module in json.loads(python("-c", PREPARE, *process.AHEAD).splitlines()[-1])}
+    assert {"onnxmake/model/canonical.py", "onnxmake/model/kernels.py"} <= loaded
+    assert loaded <= set(closure.digests_of(process.AHEAD))
+
+
+def test_digests_of_modules_are_those_of_their_files_and_of_what_they_reach(output):
+    digests = closure.digests_of(["onnxmake.model.genai"])
+    assert {"onnxmake/__init__.py", "onnxmake/model/boot.py", "onnxmake/model/genai.py"} <= set(digests)
+    assert "onnxmake/model/kernels.py" not in digests
+    assert digests == {file: digest.read_digest(paths.ROOT / file) for file in digests}
+
+
+@pytest.mark.parametrize("file", PASSES, ids=shown)
+def test_every_step_reaches_the_script_that_starts_it_and_what_cuts_it_off(file):
+    assert {"onnxmake/model/boot.py", "onnxmake/model/sandbox.py", "onnxmake/model/serve.py"} <= reached(file.stem)

@@ -67,17 +67,22 @@ def fetch(
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-m", "onnxmake.model.hub"],
-        input=json.dumps({"repo": repo, "revision": revision, "patterns": list(patterns)}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         env=inherited | own | environment,
         cwd=home.parent,
-        capture_output=True,
         text=True,
-        timeout=300,
     )
-    messages = [json.loads(line.removeprefix(PREFIX)) for line in done.stdout.splitlines() if line.startswith(PREFIX)]
-    return Outcome(done.returncode, messages, done.stdout + done.stderr)
+    process.stdin.write(json.dumps({"repo": repo, "revision": revision, "patterns": list(patterns)}) + "\n")
+    process.stdin.flush()  # and left open: a process whose build is gone ends
+    printed = process.stdout.read()
+    process.wait()
+    process.stdin.close()
+    messages = [json.loads(line.removeprefix(PREFIX)) for line in printed.splitlines() if line.startswith(PREFIX)]
+    return Outcome(process.returncode, messages, printed)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -7,12 +7,12 @@ import types
 
 import pytest
 
-from onnxmake.build import closure, declaration, digest, key, paths
-from onnxmake.build.files import write_atomically
+from onnxmake.build import declaration, key, paths
+from onnxmake.build.files import canonical_json, digest_text, write_record
 from onnxmake.build.plan import Step
 from onnxmake.build.source import Checkpoint
 from onnxmake.build.target import Source, Use
-from onnxmake.errors import CheckpointError
+from onnxmake.errors import CheckpointError, StoreError
 
 CHECKPOINT = (
     "config.json",
@@ -28,8 +28,8 @@ CHECKPOINT = (
 
 
 def forget():
-    for cached in (closure.imports, closure.modules, declaration.declaration, key._lock_digest):
-        cached.cache_clear()
+    key.look_again()
+    declaration.read_declaration.cache_clear()
 
 
 def use_checkout(root, monkeypatch):
@@ -49,7 +49,7 @@ def checkout(output, tmp_path, monkeypatch):
 
 
 def sha(text: str) -> str:
-    return digest.digest_text(text)
+    return digest_text(text)
 
 
 def make(name, before=("export",), options=None, may_skip=False, folder="weights", **content) -> Step:
@@ -60,9 +60,7 @@ def make(name, before=("export",), options=None, may_skip=False, folder="weights
     texts = {file: content.get(file, file) for file in CHECKPOINT}
     checkpoint = Checkpoint(Source(path=folder), paths.OUTPUT / folder)
     files = {file: sha(text) for file, text in texts.items() if text is not None}
-    write_atomically(
-        checkpoint.manifest, json.dumps({"folder": str(checkpoint.folder), "files": files, "saved_by": None})
-    )
+    write_record(checkpoint.manifest, {"folder": str(checkpoint.folder), "files": files, "saved_by": None})
     step = None
     for each in (*before, name):
         declared = declaration.declaration(each)
@@ -78,9 +76,7 @@ def make(name, before=("export",), options=None, may_skip=False, folder="weights
         )
         if each != name:
             made = {file: [sha(content.get(file, file)), 9] for file in ("model.onnx", "extra.json")}
-            write_atomically(
-                step.manifest, json.dumps({"key": content.get("upstream", "key"), "explained": {}, "files": made})
-            )
+            write_record(step.manifest, {"key": content.get("upstream", "key"), "explained": {}, "files": made})
     return step
 
 
@@ -100,6 +96,8 @@ def append(file, text="\n# changed\n"):
         ("optimize", "onnxmake/model/simplify.py", "code.onnxmake/model/simplify.py"),
         ("optimize", "onnxmake/model/lowering/cpu.py", "code.onnxmake/model/lowering/cpu.py"),
         ("optimize", "onnxmake/model/step.py", "code.onnxmake/model/step.py"),
+        ("optimize", "onnxmake/model/boot.py", "code.onnxmake/model/boot.py"),
+        ("optimize", "onnxmake/errors.py", "code.onnxmake/errors.py"),
         ("package_genai", "onnxmake/model/kernels.py", "code.onnxmake/model/kernels.py"),
         ("optimize", "containers/cpu/requirements.lock", "environment.lock"),
     ],
@@ -203,7 +201,7 @@ def test_the_same_checkout_at_another_place_and_time_has_the_same_keys(checkout,
 
 def test_a_key_says_everything_in_json(checkout):
     explained = explain("quantize_rtn")
-    assert json.loads(digest.canonical_json(explained)) == explained
+    assert json.loads(canonical_json(explained)) == explained
     assert explained["options"] == dataclasses.asdict(make("quantize_rtn").use.options)
     assert explained["inputs"] == {name: sha(name) for name in ("model.onnx", "extra.json")}
     assert set(explained["code"]) > {"passes/quantize_rtn.py", "onnxmake/model/blocks.py", "onnxmake/model/step.py"}
@@ -225,12 +223,68 @@ def test_a_missing_input_is_told_when_the_step_is_explained_too(checkout):
         key.explain(make("package_genai", **{"tokenizer.json": None}))
 
 
+def test_a_file_of_the_checkpoint_is_not_taken_for_one_that_the_step_before_made(checkout):
+    step = make("optimize")
+    made = {"extra.json": ["b", 1], "model.onnx": ["c", 1]}
+    assert key.inputs_of(step, {"extra.json": "a", "more.json": "d"}, made) == {"extra.json": "b", "model.onnx": "c"}
+
+
+def test_a_key_can_be_told_before_the_step_before_has_run(checkout):
+    step = make("quantize_rtn")
+    wanted = key.explain(step)
+    made = step.before.record["files"]
+    step.before.manifest.unlink()
+    assert key.explain(step, None, made) == wanted
+    other = made | {"model.onnx": [sha("other"), 9]}
+    assert key.explain(step, None, other)["inputs"]["model.onnx"] == sha("other")
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+@pytest.mark.parametrize("whose", ["before", "checkpoint"])
+def test_without_a_whole_manifest_behind_it_a_step_has_no_key(checkout, whose, damage):
+    step = make("optimize")
+    manifest = getattr(step, whose).manifest
+    if damage == "missing":
+        manifest.unlink()
+    else:
+        manifest.write_text(manifest.read_text().replace("files", "fires"))
+    with pytest.raises(StoreError, match=rf"{manifest.name} is missing or damaged"):
+        key.explain(step)
+
+
+@pytest.mark.parametrize(
+    "file, leaf",
+    [
+        ("passes/optimize.py", "code.passes/optimize.py"),
+        ("onnxmake/model/simplify.py", "code.onnxmake/model/simplify.py"),
+        ("containers/cpu/requirements.lock", "environment.lock"),
+    ],
+)
+def test_an_edit_while_this_process_runs_is_seen_when_it_looks_again(checkout, file, leaf):
+    step = make("optimize")
+    old = key.explain(step)
+    append(checkout / file)
+    assert key.explain(step) == old
+    key.look_again()
+    assert [line.split(": ")[0] for line in key.difference(old, key.explain(step))] == [leaf]
+
+
+def test_an_import_added_while_this_process_runs_is_followed_when_it_looks_again(checkout):
+    step = make("quantize_rtn")
+    old = key.explain(step)
+    append(checkout / "onnxmake" / "model" / "blocks.py", "\nfrom onnxmake.model import genai\n")
+    key.look_again()
+    leaves = [line.split(": ")[0] for line in key.difference(old, key.explain(step))]
+    assert leaves == ["code.onnxmake/model/blocks.py", "code.onnxmake/model/genai.py"]
+
+
 @pytest.mark.parametrize("missing", [{}, {"vocab.json": None, "merges.txt": None, "generation_config.json": None}])
 def test_a_checkpoint_may_lack_what_is_optional(checkout, missing):
     step = make("package_genai", **missing)
     key.check_inputs(step)
-    assert f"{key.PREFIX}tokenizer.json" in key.inputs_of(step)
-    assert not {key.PREFIX + name for name in missing} & set(key.inputs_of(step))
+    inputs = key.explain(step)["inputs"]
+    assert f"{key.PREFIX}tokenizer.json" in inputs
+    assert not {key.PREFIX + name for name in missing} & set(inputs)
 
 
 @pytest.mark.parametrize(
@@ -245,21 +299,3 @@ def test_a_checkpoint_may_lack_what_is_optional(checkout, missing):
 )
 def test_difference_names_each_leaf_with_old_and_new_value(old, new, lines):
     assert key.difference(old, new) == lines
-
-
-def test_a_file_is_read_again_after_a_change_that_the_clock_is_too_coarse_to_show(output, tmp_path, monkeypatch):
-    monkeypatch.setattr(digest, "_signature", lambda stat: f"{stat.st_ino}:{stat.st_size}")
-    monkeypatch.setattr(digest, "SETTLED", 10**18)
-    file = tmp_path / "file"
-    for text in ("old", "new"):
-        file.write_text(text)
-        assert digest.digest_file(file) == sha(text)
-
-
-def test_a_file_that_has_been_left_alone_is_read_once(output, tmp_path, monkeypatch):
-    monkeypatch.setattr(digest, "SETTLED", -(10**18))
-    file = tmp_path / "file"
-    file.write_text("text")
-    assert digest.digest_file(file) == sha("text")
-    monkeypatch.setattr(digest.hashlib, "file_digest", None)
-    assert digest.digest_file(file) == sha("text")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from onnxmake.build import execute, key, paths, prebuilt, store
-from onnxmake.build.files import read_json
+from onnxmake.build.files import read_record
 from onnxmake.model import canonical
 from onnxmake.model.capture import capture
 from onnxmake.model.skeleton import make_skeleton
@@ -33,7 +33,7 @@ def test_the_entry_is_there_under_todays_key_and_holds_todays_graph(output, tmp_
 
 def test_nothing_else_is_in_the_folder():
     layer = store.PREBUILT
-    entries = [read_json(p) for p in (layer / "entries").iterdir()]
+    entries = [read_record(p) for p in (layer / "entries").iterdir()]
     used = {sha for e in entries for sha, _ in e["files"].values()}
     assert {p.name for p in (layer / "objects").rglob("*") if p.is_file()} == used
     assert all(p.stat().st_size < 1_000_000 for p in layer.rglob("*"))

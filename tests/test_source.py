@@ -1,5 +1,6 @@
 """What a build knows of its checkpoint: what export reads of it, and when it counts as changed."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -8,11 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from onnxmake.build import digest
-from onnxmake.build.digest import digest_text
-from onnxmake.build.source import Checkpoint, describe, is_current, save_manifest
+from onnxmake.build import digest, source
+from onnxmake.build.files import digest_text, read_record
+from onnxmake.build.source import DERIVED, Checkpoint, describe, is_current, save_manifest
 from onnxmake.build.target import Source
-from onnxmake.errors import CheckpointError, SourceError
+from onnxmake.errors import CheckpointError, SourceError, StoreError
 
 CONFIG = {
     "model_type": "llama",
@@ -112,15 +113,15 @@ def test_the_tensors_do_not_depend_on_sharding_nor_on_values(folder):
 def test_files_are_those_a_build_uses_with_their_digests(folder):
     (folder / "README.md").write_text("# Tiny")
     save_file(TENSORS, folder / "adapter_model.safetensors")
-    files = describe(folder)[0]
-    assert set(files) == {"config.json", "model.safetensors", "tokenizer.json"}
+    files = describe(folder)[0]["files"]
+    assert set(files) == {"config.json", "model.safetensors", "tokenizer.json", *DERIVED}
     assert files["tokenizer.json"] == digest_text("{}")
 
 
 def test_shards_are_listed_with_their_index(folder):
     (folder / "model.safetensors").unlink()
     save_shards(folder)
-    assert set(describe(folder)[0]) == {
+    assert set(describe(folder)[0]["files"]) - set(DERIVED) == {
         "config.json",
         "tokenizer.json",
         "model.safetensors.index.json",
@@ -161,17 +162,19 @@ def test_damaged_weights_are_not_described(folder):
 
 
 def test_the_manifest_says_what_was_described(folder, checkpoint):
-    manifest = json.loads(checkpoint.manifest.read_text())
-    files, texts = describe(folder)
+    manifest, texts = describe(folder)
+    originals = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
     assert manifest == {
         "folder": str(folder),
         "saved_by": "5.0",
-        "files": files | {name: digest_text(text) for name, text in texts.items()},
+        "files": originals | {name: digest_text(text) for name, text in texts.items()},
     }
+    assert checkpoint.record == read_record(checkpoint.manifest) == manifest
+    assert set(texts) == set(DERIVED)
     assert {name: (checkpoint.manifest.parent / name).read_text() for name in texts} == texts
 
 
-@pytest.mark.parametrize("name", ["architecture.json", "tensors.json"])
+@pytest.mark.parametrize("name", DERIVED)
 def test_a_lost_derived_file_is_noticed_and_written_again(folder, checkpoint, name):
     lost = checkpoint.manifest.parent / name
     text = lost.read_text()
@@ -179,6 +182,45 @@ def test_a_lost_derived_file_is_noticed_and_written_again(folder, checkpoint, na
     assert not is_current(checkpoint)
     save_manifest(checkpoint, folder)
     assert is_current(checkpoint) and lost.read_text() == text
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_a_damaged_derived_file_is_noticed_and_written_again(folder, checkpoint, monkeypatch, name):
+    monkeypatch.setattr(digest, "SETTLED", -1)
+    assert is_current(checkpoint)
+    hurt = checkpoint.manifest.parent / name
+    whole = hurt.read_bytes()
+    rewrite(hurt, whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert not is_current(checkpoint)
+    save_manifest(checkpoint, folder)
+    assert is_current(checkpoint) and hurt.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", ["missing", "flipped", "cut off", "empty"])
+def test_a_lost_or_damaged_manifest_is_noticed_and_written_again(folder, checkpoint, damage):
+    whole = checkpoint.manifest.read_bytes()
+    if damage == "missing":
+        checkpoint.manifest.unlink()
+    elif damage == "flipped":
+        rewrite(checkpoint.manifest, whole.replace(b"config.json", b"donfig.json"))
+    else:
+        checkpoint.manifest.write_bytes(whole[: len(whole) // 2 if damage == "cut off" else 0])
+    assert not is_current(checkpoint)
+    with pytest.raises(StoreError, match=r"manifest\.json is missing or damaged"):
+        checkpoint.record  # noqa: B018
+    save_manifest(checkpoint, folder)
+    assert is_current(checkpoint) and checkpoint.manifest.read_bytes() == whole
+
+
+def test_an_interrupted_description_leaves_no_manifest(folder, monkeypatch):
+    def stop(path, text):
+        raise KeyboardInterrupt
+
+    checkpoint = Checkpoint(Source(path="model"), folder)
+    monkeypatch.setattr(source, "write_atomically", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save_manifest(checkpoint, folder)
+    assert not checkpoint.manifest.exists() and not is_current(checkpoint)
 
 
 def test_a_checkpoint_is_current_once_its_manifest_is_saved(folder):
