@@ -24,6 +24,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from onnxmake.build import environment, paths
+from onnxmake.build.files import read_record  # noqa: E402
 
 TARGET = "qwen-int4-cpu"
 GRAPH_STEPS = {"export", "optimize", "quantize_rtn"}
@@ -115,7 +116,7 @@ def forget(cache: Path, passes: set[str]) -> None:
     What a build would know of an earlier one.
     """
     for entry in (cache / "store" / "entries").glob("*.json"):
-        if json.loads(entry.read_text())["key"]["pass"] in passes:
+        if read_record(entry)["key"]["pass"] in passes:
             entry.unlink()
     for note in cache.glob("digests.sqlite*"):
         note.unlink()
@@ -124,15 +125,19 @@ def forget(cache: Path, passes: set[str]) -> None:
 def decode_speed(python: str, folder: Path) -> dict[str, float]:
     """Median prefill and decode tokens a second, by onnxmake's own bench in the cpu environment."""
     action = {"folder": str(folder), "prompt_tokens": [128], "new_tokens": 64, "repeats": 3}
-    done = subprocess.run(
+    child = subprocess.Popen(
         [python, "-m", "onnxmake.model.bench"],
-        input=json.dumps(action),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(paths.ROOT)},
-        capture_output=True,
         text=True,
-        check=True,
     )
-    run = json.loads(done.stdout.splitlines()[-1].removeprefix("@onnxmake "))["result"]["runs"][0]
+    child.stdin.write(json.dumps(action) + "\n")
+    child.stdin.flush()  # it ends when its input does
+    told = child.stdout.read()
+    if child.wait():
+        raise RuntimeError(told)
+    run = json.loads(told.splitlines()[-1].removeprefix("@onnxmake "))["result"]["runs"][0]
     return {"prefill": run["prefill"]["p50"], "decode": run["decode"]["p50"]}
 
 
