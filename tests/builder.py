@@ -43,10 +43,12 @@ class Builder:
             | self.settings
         )
 
-    def start(self, *arguments: str, within: tuple[str, ...] = ()) -> subprocess.Popen:
-        """Start doit, by way of the command `within` where one is given."""
+    def start(
+        self, *arguments: str, within: tuple[str, ...] = (), program: tuple[str, ...] = ("-m", "doit")
+    ) -> subprocess.Popen:
+        """Start doit, or another Python program, by way of the command `within` where one is given."""
         return subprocess.Popen(
-            [*within, sys.executable, "-m", "doit", *arguments],
+            [*within, sys.executable, *program, *arguments],
             cwd=self.root,
             env=self.environ,
             stdin=subprocess.DEVNULL,

@@ -25,16 +25,7 @@ Injection = tuple[str, Callable[[Path], str]]  # what is done, and the doing: in
 
 
 def start_injected(toy: Builder, at: int, number: int, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, str(INJECT), str(at), str(int(number)), *arguments]
-    return subprocess.Popen(
-        command,
-        cwd=toy.root,
-        env=toy.environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return toy.start(*arguments, program=(str(INJECT), str(at), str(int(number))))
 
 
 def processes(toy: Builder) -> list[int]:

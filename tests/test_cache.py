@@ -18,7 +18,7 @@ import pytest
 from builder import verbs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toy import Toy, tree
+from toy import Toy, again, keep, tree
 
 from onnxmake.build import archive, files, garbage, locks, paths, store
 from onnxmake.build.files import digest_text
@@ -498,19 +498,13 @@ def finished(tmp_path_factory, shared):
     toy.target("a", chain(2))
     toy.target("b", chain(3))
     toy.run("build")
-    for file in toy.cache.glob("digests.sqlite*"):
-        file.unlink()
-    shutil.copytree(toy.root.parent, toy.root.parent.with_name("copy"), symlinks=True)
-    return toy
+    return keep(toy)
 
 
 @pytest.fixture
 def toy(finished):
     """The same again, whatever the test before did to it."""
-    folder = finished.root.parent
-    shutil.rmtree(folder)
-    shutil.copytree(folder.with_name("copy"), folder, symlinks=True)
-    return finished
+    return again(finished)
 
 
 def gc(toy, *options: str) -> str:

@@ -5,11 +5,10 @@ What they say of a step is what the next build does with it, and saying it write
 
 import json
 import re
-import shutil
 
 import pytest
 from builder import verbs
-from toy import PASSES, Toy, tree, weights
+from toy import PASSES, Toy, again, keep, tree, weights
 
 CHAIN = ("begin", "scale", "finish")
 DONE = {"ran": "run", "restored": "restore"}
@@ -33,19 +32,13 @@ def finished(tmp_path_factory):
     toy = Toy(tmp_path_factory.mktemp("verdict") / "toy")
     toy.target("x", chain())
     toy.run("build:x")
-    for file in toy.cache.glob("digests.sqlite*"):
-        file.unlink()
-    shutil.copytree(toy.root.parent, toy.root.parent.with_name("copy"), symlinks=True)
-    return toy
+    return keep(toy)
 
 
 @pytest.fixture
 def built(finished):
     """The same again, whatever the test before did to it: at the same place, as the checkpoint's path names its steps."""
-    folder = finished.root.parent
-    shutil.rmtree(folder)
-    shutil.copytree(folder.with_name("copy"), folder, symlinks=True)
-    return finished
+    return again(finished)
 
 
 def why(toy, name="x") -> dict[str, tuple[str, list[str]]]:

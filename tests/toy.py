@@ -139,3 +139,19 @@ def leftovers(toy: Builder) -> list[str]:
             found += [f"{folder}/{n}" for n in (*names, *files) if n.startswith((".tmp", "tmp", ".new-", ".old-"))]
     locks = toy.cache / "locks"
     return found + ([str(p) for p in locks.iterdir()] if locks.exists() else [])
+
+
+def keep(toy: Toy) -> Toy:
+    """Note everything of the toy as it is now, for `again`."""
+    for file in toy.cache.glob("digests.sqlite*"):
+        file.unlink()
+    shutil.copytree(toy.root.parent, toy.root.parent.with_name("copy"), symlinks=True)
+    return toy
+
+
+def again(toy: Toy) -> Toy:
+    """The toy as it was kept, whatever was done to it since: at the same place, as the checkpoint's path names its steps."""
+    folder = toy.root.parent
+    shutil.rmtree(folder)
+    shutil.copytree(folder.with_name("copy"), folder, symlinks=True)
+    return toy

@@ -33,10 +33,10 @@ def pack(entries: Collection[store.Entry], file: Path) -> int:
                 for sha in shas:
                     path = store.located(sha)
                     with open(path, "rb") as content:
-                        _add(tar, f"objects/{sha[:2]}/{sha}", path.stat().st_size, content)
+                        _add(tar, store.object_name(sha), path.stat().st_size, content)
                 for entry in sorted(entries, key=lambda e: e.key):
                     text = store.entry_path(entry.layer, entry.key).read_bytes()
-                    _add(tar, f"entries/{entry.key}.json", len(text), io.BytesIO(text))
+                    _add(tar, store.entry_name(entry.key), len(text), io.BytesIO(text))
             os.replace(fresh, file)
         finally:
             fresh.unlink(missing_ok=True)
@@ -59,9 +59,7 @@ def unpack(file: Path) -> int:
         try:
             with tarfile.open(file, "r:") as tar:
                 index = _index(tar, file)
-                left = {f"objects/{s[:2]}/{s}" for s in index["objects"]} | {
-                    f"entries/{k}.json" for k in index["entries"]
-                }
+                left = {*map(store.object_name, index["objects"]), *map(store.entry_name, index["entries"])}
                 while member := tar.next():
                     content = tar.extractfile(member) if member.isreg() else None
                     if member.name not in left or content is None:

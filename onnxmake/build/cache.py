@@ -7,7 +7,7 @@ from pathlib import Path
 from onnxmake.build import archive, execute, garbage, key, paths, store
 from onnxmake.build.commands import Command
 from onnxmake.build.files import read_record
-from onnxmake.build.plan import Plan, Step, named
+from onnxmake.build.plan import Plan, named
 from onnxmake.build.report import bar, say
 from onnxmake.build.schema import nearest
 from onnxmake.errors import StoreError, TargetError
@@ -25,10 +25,6 @@ def _number(text: str, units: dict[str, int], what: str) -> float:
     return float(match[1]) * units[match[2]]
 
 
-def _record(step: Step) -> dict | None:
-    return read_record(step.manifest)
-
-
 def _sizes(records: list[dict | None]) -> dict[str, int]:
     return {sha: size for record in records if record for sha, size in record["files"].values()}
 
@@ -37,7 +33,7 @@ def status(plan: Plan) -> None:
     """Sizes by target: all that its steps made, and what of it no other target shares."""
     from tabulate import tabulate
 
-    objects = {name: _sizes([_record(s) for s in steps]) for name, (_, steps) in plan.targets.items()}
+    objects = {name: _sizes([read_record(s.manifest) for s in steps]) for name, (_, steps) in plan.targets.items()}
     rows = []
     for name, own in objects.items():
         others = {sha for other, shas in objects.items() if other != name for sha in shas}
@@ -89,7 +85,7 @@ def _entries(plan: Plan, names: list[str]) -> list[store.Entry]:
     found = {}
     for name in names:
         for step in plan.targets[name][1]:
-            record = _record(step)
+            record = read_record(step.manifest)
             entry = store.find(record["key"]) if record else None
             if entry is None and record and execute.is_current(step):  # forgotten, though all of it is there
                 entry = store.enter(record["key"], key.explain(step), record["files"], record["seconds"], store.local())

@@ -152,11 +152,8 @@ def verify(draw: Callable[[int, int], None]) -> list[str]:
         done += size
         draw(done, total)
     for key, (path, record) in entries().items():
-        lacking = [
-            name
-            for name, (sha, _) in (record or {"files": {}})["files"].items()
-            if not store.is_whole({name: [sha, 0]})
-        ]
+        files = (record or {}).get("files", {})
+        lacking = [name for name, (sha, _) in files.items() if store.located(sha) is None]
         if record is None or lacking:
             what = f"lacks {', '.join(lacking)}" if lacking else "cannot be read"
             damaged.append(f"entry {key[:12]}: {what}")

@@ -25,16 +25,28 @@ def inputs_of(step: Step, checkpoint: Mapping[str, str], made: Mapping[str, list
     """
     seen: dict[str, str] = {}
     for pattern in step.use.declaration.reads:
-        wanted = pattern.rstrip("?")
-        if wanted.startswith(PREFIX):
-            base = wanted.removeprefix(PREFIX)
-            matches = {PREFIX + n: checkpoint[n] for n in _matches(base, checkpoint)}
+        if pattern.startswith(PREFIX):
+            names = _needed(step, pattern, pattern.removeprefix(PREFIX), checkpoint)
+            seen |= {PREFIX + name: checkpoint[name] for name in names}
         else:
-            matches = {n: made[n][0] for n in _matches(wanted, made)}
-        if not matches and wanted == pattern and "*" not in pattern:
-            raise _missing(pattern, step)
-        seen |= matches
+            seen |= {name: made[name][0] for name in _needed(step, pattern, pattern, made)}
     return seen
+
+
+def check_inputs(step: Step) -> None:
+    """Raise CheckpointError for a file of the checkpoint that a later step will miss: before the first one runs."""
+    checkpoint = step.checkpoint.record["files"]
+    for pattern in step.use.declaration.reads:
+        if pattern.startswith(PREFIX):
+            _needed(step, pattern, pattern.removeprefix(PREFIX), checkpoint)
+
+
+def _needed(step: Step, pattern: str, base: str, names: Iterable[str]) -> Iterable[str]:
+    """Those of `names` that `base` matches: "*" any number, "?" at the end one or none, else exactly one. Raises CheckpointError."""
+    found = _matches(base.rstrip("?"), names)
+    if not found and not base.endswith("?") and "*" not in base:
+        raise _missing(pattern, step)
+    return found
 
 
 def _matches(pattern: str, names: Iterable[str]) -> Iterable[str]:
@@ -49,19 +61,6 @@ def _missing(pattern: str, step: Step) -> CheckpointError:
         f"The checkpoint in {step.checkpoint.record['folder']} is not complete.",
         "Fetch or convert the file (a tokenizer.model alone becomes tokenizer.json when Transformers loads and saves it).",
     )
-
-
-def check_inputs(step: Step) -> None:
-    """Raise CheckpointError for a file of the checkpoint that a later step will miss: before the first one runs."""
-    source = step.checkpoint.record
-    for pattern in step.use.declaration.reads:
-        if (
-            pattern.startswith(PREFIX)
-            and not pattern.endswith("?")
-            and "*" not in pattern
-            and pattern.removeprefix(PREFIX) not in source["files"]
-        ):
-            raise _missing(pattern, step)
 
 
 @functools.cache

@@ -39,21 +39,35 @@ def layers() -> list[Path]:
     return [local(), *paths.stores(), PREBUILT]
 
 
+def object_name(sha256: str) -> str:
+    """Where an object is in its layer, and in a packed file."""
+    return f"objects/{sha256[:2]}/{sha256}"
+
+
+def entry_name(key: str) -> str:
+    return f"entries/{key}.json"
+
+
 def object_path(layer: Path, sha256: str) -> Path:
-    return layer.joinpath("objects", sha256[:2], sha256)
+    return layer / object_name(sha256)
 
 
 def entry_path(layer: Path, key: str) -> Path:
-    return layer.joinpath("entries", f"{key}.json")
+    return layer / entry_name(key)
 
 
 def find(key: str) -> Entry | None:
     """The first layer's entry that is whole. A damaged record, or a missing or damaged object, makes it a miss."""
     for layer in layers():
-        record = read_record(entry_path(layer, key))
-        if is_entry(record, key) and is_whole(record["files"]):
+        record = _entry_of(layer, key)
+        if record is not None and is_whole(record["files"]):
             return Entry(key, record["files"], layer, record["seconds"])
     return None
+
+
+def _entry_of(layer: Path, key: str) -> dict | None:
+    record = read_record(entry_path(layer, key))
+    return record if is_entry(record, key) else None
 
 
 def is_entry(record: Any, key: str) -> bool:
@@ -74,7 +88,7 @@ def is_entry(record: Any, key: str) -> bool:
 
 def document(key: str) -> dict | None:
     """The key's full JSON, from the first layer that has an entry for it."""
-    records = (read_record(entry_path(layer, key)) for layer in layers())
+    records = (_entry_of(layer, key) for layer in layers())
     return next((record["key"] for record in records if record is not None), None)
 
 
@@ -92,7 +106,7 @@ def located(sha256: str) -> Path | None:
 
 def _located(sha256: str, where: Iterable[str]) -> str | None:
     """In texts: a build that has nothing to do asks this of every file of every step."""
-    return next((path for layer in where if holds(path := f"{layer}/objects/{sha256[:2]}/{sha256}", sha256)), None)
+    return next((path for layer in where if holds(path := f"{layer}/{object_name(sha256)}", sha256)), None)
 
 
 def holds(path: str, sha256: str) -> bool:

@@ -82,8 +82,8 @@ def current(function: Callable, *args) -> Callable:
         except (OnnxmakeError, OSError):
             return False
 
-    check.__signature__ = NO_PARAMETERS  # type: ignore[attr-defined]
     # doit asks for it at every task, and working it out takes as long as the check
+    check.__signature__ = NO_PARAMETERS  # type: ignore[attr-defined]
     return check
 
 
