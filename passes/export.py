@@ -11,7 +11,7 @@ from onnxmake.model import canonical
 from onnxmake.model.capture import capture
 
 ENVIRONMENT = "torch"
-MEMORY_MB = 2000  # torch and Transformers loaded, and the trace; no weights
+MEMORY_MB = 1000  # torch and Transformers loaded, and the trace; no weights
 READS = ("checkpoint/architecture.json", "checkpoint/tensors.json")
 
 

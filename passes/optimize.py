@@ -4,12 +4,11 @@ Invariant: equal outputs up to rounding. Linear ops and weight references stay: 
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import onnx_ir as ir
 
 from onnxmake.model.graph import prune
-from onnxmake.model.lowering import lower
+from onnxmake.model.lowering import Device, lower
 from onnxmake.model.simplify import simplify
 
 ENVIRONMENT = "cpu"
@@ -17,7 +16,7 @@ ENVIRONMENT = "cpu"
 
 @dataclass(frozen=True)
 class Options:
-    device: Literal["portable", "cpu"]  # the target's device, or the table of standard ops only
+    device: Device  # the target's, or "portable": standard ops only
 
 
 def rewrite(model: ir.Model, o: Options) -> int:

@@ -7,13 +7,12 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import onnx_ir as ir
 
 from onnxmake.errors import CheckpointError
 from onnxmake.model import canonical, genai
-from onnxmake.model.lowering import lower
+from onnxmake.model.lowering import Device, lower, provider_options
 from onnxmake.model.progress import progress
 from onnxmake.model.safetensors import read_checkpoint
 from onnxmake.model.weights import bind
@@ -39,7 +38,7 @@ CONSUMED = {"config.json", "generation_config.json", "model.safetensors.index.js
 
 @dataclass(frozen=True)
 class Options:
-    device: Literal["cpu"]
+    device: Device
 
 
 def _json(path: Path) -> dict:
@@ -59,7 +58,10 @@ def run(src: Path, out: Path, o: Options) -> None:
     bind(model, read_checkpoint(checkpoint), out, "model.onnx.data", progress)
     canonical.save(model, out / "model.onnx")
     config = genai.genai_config(
-        model.graph, _json(checkpoint / "config.json"), _json(checkpoint / "generation_config.json")
+        model.graph,
+        _json(checkpoint / "config.json"),
+        _json(checkpoint / "generation_config.json"),
+        provider_options(o.device),
     )
     (out / "genai_config.json").write_text(json.dumps(config, indent=2) + "\n")
     for path in sorted(checkpoint.iterdir()):

@@ -7,12 +7,14 @@ import ast
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Literal
 
 from onnxmake.build import paths
+from onnxmake.build.device import tables
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 
-DECLARED = {"ENVIRONMENT", "READS", "MEMORY_MB", "GPUS"}
+DECLARED = {"ENVIRONMENT", "READS", "MEMORY_MB", "GPUS", "TIMEOUT_S"}
 LIGHT = {"dataclasses", "typing"}
 
 
@@ -28,6 +30,7 @@ class Declaration:
     options: type
     memory_mb: int
     gpus: int
+    timeout_s: int
 
 
 def pass_names() -> list[str]:
@@ -62,7 +65,8 @@ def read_declaration(name: str) -> Declaration:
     ]
     options = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options"]
     entries = [n.name for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in {"rewrite", "run"}]
-    namespace: dict = {"__name__": f"passes.{name}"}
+    # what `from onnxmake.model.lowering import Device` stands for: the tables that there are
+    namespace: dict = {"__name__": f"passes.{name}", "Device": Literal[tuple(tables())]}  # type: ignore[misc]
     exec(compile(ast.Module([*light, *own, *options], []), str(path), "exec"), namespace)  # noqa: S102  the checkout's own code
     if "Options" not in namespace or not isinstance(namespace.get("ENVIRONMENT"), str) or len(entries) != 1:
         raise TargetError(
@@ -77,6 +81,7 @@ def read_declaration(name: str) -> Declaration:
         namespace["ENVIRONMENT"],
         tuple(namespace.get("READS", ("*",))),
         namespace["Options"],
-        namespace.get("MEMORY_MB", 1000),
+        namespace.get("MEMORY_MB", 512),
         namespace.get("GPUS", 0),
+        namespace.get("TIMEOUT_S", 4 * 3600),
     )

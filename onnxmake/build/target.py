@@ -2,16 +2,18 @@
 
 import re
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from onnxmake.build import paths
 from onnxmake.build.declaration import Declaration, declaration
+from onnxmake.build.device import devices
 from onnxmake.build.schema import nearest, parse
 from onnxmake.errors import TargetError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+RESERVED = {"may_skip": (bool, "true or false"), "memory_mb": (int, "4000 or another number of megabytes")}
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Use:
     declaration: Declaration
     options: Any
     may_skip: bool = False
+    memory_mb: int = 0  # what its process may use: as declared, or as the target says
 
 
 @dataclass(frozen=True)
@@ -68,29 +71,28 @@ class Target:
     bench: Bench
 
 
-@dataclass(frozen=True)
-class _Head:
-    device: Literal["cpu"]
-
-
 def _use(table: dict, number: int, device: str, where: str) -> Use:
     if not isinstance(table.get("use"), str):
         raise TargetError(
             f'{where}: [[pass]] {number} has no use = "...".', "Each pass is named by its file.", 'Add use = "<pass>".'
         )
-    options = {key: value for key, value in table.items() if key not in ("use", "may_skip")}
-    if not isinstance(table.get("may_skip", False), bool):
-        raise TargetError(
-            f"{where}: may_skip of [[pass]] {number} is not true or false.",
-            "The value has the wrong type.",
-            "Write may_skip = true.",
-        )
+    options = {key: value for key, value in table.items() if key not in ("use", *RESERVED)}
+    for key, (kind, form) in RESERVED.items():
+        if key in table and type(table[key]) is not kind:
+            raise TargetError(
+                f"{where}: {key} of [[pass]] {number} is not {form}.",
+                "The value has the wrong type.",
+                f"Write {key} = {form.split()[0]}.",
+            )
     found = declaration(table["use"], f"{where}: [[pass]] {number}: ")
     known = {f.name for f in fields(found.options)}
     if "device" in known:
         options.setdefault("device", device)
     return Use(
-        found, parse(found.options, options, f"{where}: [[pass]] {number} ({found.name})"), table.get("may_skip", False)
+        found,
+        parse(found.options, options, f"{where}: [[pass]] {number} ({found.name})"),
+        table.get("may_skip", False),
+        table.get("memory_mb", found.memory_mb),
     )
 
 
@@ -125,7 +127,8 @@ def read_target(file: Path) -> Target:
     ):
         if not table.get(key):
             raise TargetError(f"{where}: {key} is missing.", "A target needs a checkpoint and passes.", advice)
-    head = parse(_Head, {k: v for k, v in table.items() if k == "device"}, where)
+    kinds = make_dataclass("Head", [("device", Literal[tuple(devices())])])  # type: ignore[misc]
+    head = parse(kinds, {k: v for k, v in table.items() if k == "device"}, where)
     uses = tuple(_use(t, i, head.device, where) for i, t in enumerate(table["pass"], 1))
     if any(not pattern.startswith("checkpoint/") for pattern in uses[0].declaration.reads):
         raise TargetError(

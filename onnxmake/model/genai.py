@@ -12,7 +12,7 @@ def _tokens(name: str, *sources: Mapping):
 def genai_config(graph: ir.Graph, config: Mapping, generation: Mapping, options: Sequence[Mapping] = ()) -> dict:
     """genai_config.json for a decoder graph and the checkpoint's config.json and generation_config.json.
 
-    `options` are provider options.
+    `options` are provider options. Past and present share a buffer where every layer's attention writes in place.
     """
     inputs, outputs = {v.name: v for v in graph.inputs}, [v.name for v in graph.outputs]
     heads = inputs["past_key_values.0.key"].shape
@@ -27,6 +27,7 @@ def genai_config(graph: ir.Graph, config: Mapping, generation: Mapping, options:
         "past_key_names": "past_key_values.%d.key",
         "past_value_names": "past_key_values.%d.value",
     }
+    shared = all(v.producer().op_type == "GroupQueryAttention" for v in graph.outputs if v.name.startswith("present."))
     present = {key: name for key, name in names.items() if name.replace("%d", "0") in inputs}
     search = {
         key: generation[key]
@@ -57,5 +58,5 @@ def genai_config(graph: ir.Graph, config: Mapping, generation: Mapping, options:
                 },
             },
         },
-        "search": {"do_sample": False, "max_length": context, "past_present_share_buffer": True, **search},
+        "search": {"do_sample": False, "max_length": context, "past_present_share_buffer": shared, **search},
     }

@@ -13,20 +13,42 @@ Op type -> function(node) that replaces the node.
 | Attention | q [B, H, S, D], k, v [B, KV, S, D], past k, past v, mask [B, total], sinks? -> out [B, S, H, D], present k, present v | scale; window, softcap |
 
 Attention is causal and sees positions where the mask is 1, at most `window` back.
+
+An entry named domain::op is for an op that the export or a quantiser writes, and the device takes in another form.
 """
 
 import importlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
 
 import onnx_ir as ir
 
+from onnxmake.errors import UnsupportedError
 from onnxmake.model.graph import DOMAIN
 
+Device = str  # the name of a table here; the host offers those that there are
 REFERENCES = {"Weight", "QuantizedWeight"}  # bound to bytes, not lowered
 
 
-def table(device: str) -> dict[str, Callable[[ir.Node], None]]:
-    return importlib.import_module(f"onnxmake.model.lowering.{device}").TABLE
+def _module(device: str) -> ModuleType:
+    names = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+    if device not in names:
+        raise UnsupportedError(
+            f"No table lowers for the device {device!r}.",
+            "A device is a file in onnxmake/model/lowering, and none has that name.",
+            f"Choose one of {', '.join(names)}, or add the file.",
+        )
+    return importlib.import_module(f"onnxmake.model.lowering.{device}")
+
+
+def table(device: Device) -> Mapping[str, Callable[[ir.Node], None]]:
+    return _module(device).TABLE
+
+
+def provider_options(device: Device) -> Sequence[Mapping[str, Mapping[str, str]]]:
+    """What genai_config.json holds as provider_options: provider -> its options, in the order of preference."""
+    return _module(device).PROVIDER_OPTIONS
 
 
 def lower(graph: ir.Graph, device: str, keep: Collection[str] = ()) -> int:
@@ -36,9 +58,11 @@ def lower(graph: ir.Graph, device: str, keep: Collection[str] = ()) -> int:
     """
     rules, count, left = table(device), 0, REFERENCES | set(keep)
     for node in reversed(list(graph)):
-        if node.graph is None or node.domain != DOMAIN or node.op_type in left:
+        if node.graph is None or not any(o.uses() or o.is_graph_output() for o in node.outputs):
             continue
-        if any(o.uses() or o.is_graph_output() for o in node.outputs):
+        if node.domain == DOMAIN and node.op_type not in left:
             rules[node.op_type](node)
             count += 1
+        elif rule := rules.get(f"{node.domain}::{node.op_type}"):
+            rule(node)
     return count

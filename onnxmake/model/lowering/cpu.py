@@ -3,6 +3,8 @@
 GroupQueryAttention, fused norms, matrix products that read [out, in] weights as they are stored.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -49,7 +51,7 @@ def rms_norm(node: ir.Node) -> None:
     replace(add, [total])
 
 
-def _tokens_first(node: ir.Node, value: ir.Value) -> ir.Value:
+def tokens_first(node: ir.Node, value: ir.Value) -> ir.Value:
     """[B, H, S, D] as [B, S, H * D], without the reshapes and transposes that made it where they can be seen."""
     batch, heads, seq, dim = value.shape
     transpose = produced_by(value, "Transpose")
@@ -63,29 +65,31 @@ def _tokens_first(node: ir.Node, value: ir.Value) -> ir.Value:
     return emit(node, "Reshape", [inner, integers(node.graph, [0, 0, heads * dim])], [batch, seq, heads * dim])
 
 
+def fixed_table(turn: ir.Node) -> ir.Node | None:
+    """The RotaryTable of a rotation, if constant caches can stand for it: one set of frequencies.
+
+    Positions must be the graph's position_ids, which stay within the caches.
+    """
+    table = produced_by(turn.inputs[1], "RotaryTable", DOMAIN)
+    fixed = table is not None and "threshold" not in table.attributes and table.inputs[0].name == "position_ids"
+    return table if fixed else None
+
+
 def _rotation(q: ir.Value, k: ir.Value) -> tuple[ir.Node, ir.Node, ir.Node] | None:
-    """The rotations of q and k and their table, if the attention op can do them: same table, one set of frequencies.
+    """The rotations of q and k and their table, if the attention op can do them: same table, a width it takes.
 
-    A width it takes.
-
-    Positions must be the graph's position_ids: the op counts positions itself, as these do.
+    It counts positions itself, as position_ids do.
     """
     turns = [produced_by(x, "RotaryEmbedding", DOMAIN) for x in (q, k)]
     if None in turns or turns[0].inputs[1:] != turns[1].inputs[1:]:
         return None
-    table = produced_by(turns[0].inputs[1], "RotaryTable", DOMAIN)
-    if (
-        table is None
-        or "threshold" in table.attributes
-        or table.outputs[0].shape[2] % 16
-        or q.shape[3] % 16
-        or table.inputs[0].name != "position_ids"
-    ):
+    table = fixed_table(turns[0])
+    if table is None or table.outputs[0].shape[2] % 16 or q.shape[3] % 16:
         return None
     return turns[0], turns[1], table
 
 
-def _caches(table: ir.Node) -> list[ir.Value]:
+def rotary_caches(table: ir.Node) -> list[ir.Value]:
     """cos and sin [positions, R/2], computed from constants alone.
 
     The runtime does it once, at load, and the file stays small.
@@ -131,11 +135,21 @@ def _packed(node: ir.Node, streams: list[ir.Value]) -> list[ir.Value | None]:
 
 
 def attention(node: ir.Node) -> None:
-    graph, (q, k, v, past_k, past_v, mask, *sinks) = node.graph, node.inputs
-    (batch, heads, seq, dim), kv, int32 = q.shape, k.shape[1], ir.DataType.INT32
-    if dim != v.shape[3]:
+    """With one packed product and the rotation inside, where it can be."""
+    q, k, v = node.inputs[:3]
+    if q.shape[3] != v.shape[3]:
         portable.attention(node)
         return
+    rotation, caches = _rotation(q, k), []
+    if rotation:
+        q, k, caches = rotation[0].inputs[0], rotation[1].inputs[0], rotary_caches(rotation[2])
+    group_query_attention(node, _packed(node, [tokens_first(node, x) for x in (q, k, v)]), caches)
+
+
+def group_query_attention(node: ir.Node, streams: Sequence[ir.Value | None], caches: Sequence[ir.Value] = ()) -> None:
+    """Attention over q, k, v [B, S, heads * D], or over all three in the first; rotated by cos and sin caches if given."""
+    graph, (q, k, _, past_k, past_v, mask, *sinks) = node.graph, node.inputs
+    (batch, heads, seq, dim), kv, int32 = q.shape, k.shape[1], ir.DataType.INT32
     scalar = constant(graph, np.array(1, np.int64))
     ones = emit(
         node, "Sub", [emit(node, "ReduceSum", [mask, integers(graph, [1])], [batch], keepdims=0), scalar], [batch]
@@ -143,15 +157,11 @@ def attention(node: ir.Node) -> None:
     lengths = emit(node, "Cast", [ones], [batch], dtype=int32, to=int(int32))
     size = emit(node, "Gather", [emit(node, "Shape", [mask], [2], dtype=ir.DataType.INT64), scalar], [], axis=0)
     total = emit(node, "Cast", [size], [], dtype=int32, to=int(int32))
-    rotation, caches = _rotation(q, k), [None, None]
-    if rotation:
-        q, k, caches = rotation[0].inputs[0], rotation[1].inputs[0], _caches(rotation[2])
-    streams = _packed(node, [_tokens_first(node, x) for x in (q, k, v)])
     attributes = {"softcap": cap} if (cap := attribute(node, "softcap")) else {}
     out, *present = emit_many(
         node,
         "GroupQueryAttention",
-        [*streams, past_k, past_v, lengths, total, *caches, *([None, None, *sinks] if sinks else [])],
+        [*streams, past_k, past_v, lengths, total, *(caches or (None, None)), *([None, None, *sinks] if sinks else [])],
         [[batch, seq, heads * dim], node.outputs[1].shape, node.outputs[2].shape],
         CONTRIB,
         [q.dtype] * 3,
@@ -159,7 +169,7 @@ def attention(node: ir.Node) -> None:
         kv_num_heads=kv,
         scale=attribute(node, "scale"),
         local_window_size=attribute(node, "window", -1),
-        do_rotary=int(bool(rotation)),
+        do_rotary=int(bool(caches)),
         **attributes,
     )
     replace(
@@ -168,3 +178,4 @@ def attention(node: ir.Node) -> None:
 
 
 TABLE = {**portable.TABLE, "Linear": linear, "RMSNorm": rms_norm, "Attention": attention}
+PROVIDER_OPTIONS: list[dict[str, dict[str, str]]] = []

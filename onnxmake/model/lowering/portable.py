@@ -3,10 +3,11 @@
 import numpy as np
 import onnx_ir as ir
 
-from onnxmake.model.graph import attribute, constant, emit, integers, replace
+from onnxmake.model.graph import attribute, constant, emit, emit_many, integers, replace
 
 
-def _floats(node: ir.Node, values, like: ir.Value) -> ir.Value:
+def floats(node: ir.Node, values, like: ir.Value) -> ir.Value:
+    """A constant of `like`'s type."""
     return constant(node.graph, np.array(values, like.dtype.numpy()))
 
 
@@ -40,7 +41,7 @@ def rms_norm(node: ir.Node) -> None:
         node, "ReduceMean", [emit(node, "Mul", [x, x], shape), integers(node.graph, [-1])], [*shape[:-1], 1], keepdims=1
     )
     root = emit(
-        node, "Sqrt", [emit(node, "Add", [mean, _floats(node, attribute(node, "epsilon"), x)], mean.shape)], mean.shape
+        node, "Sqrt", [emit(node, "Add", [mean, floats(node, attribute(node, "epsilon"), x)], mean.shape)], mean.shape
     )
     replace(node, [emit(node, "Mul", [emit(node, "Div", [x, root], shape), norm_weight(node)], shape)])
 
@@ -50,10 +51,10 @@ def rotary_table(node: ir.Node) -> None:
     positions, out, float32 = node.inputs[0], node.outputs[0], ir.DataType.FLOAT
     half = [*list(out.shape)[:2], out.shape[2] // 2]
 
-    def floats(values) -> ir.Value:
+    def angles(values) -> ir.Value:
         return constant(node.graph, np.array(values, np.float32))
 
-    frequencies = floats(attribute(node, "frequencies"))
+    frequencies = angles(attribute(node, "frequencies"))
     if "threshold" in node.attributes:
         last = emit(node, "ReduceMax", [positions], [], keepdims=0)
         far = emit(
@@ -66,7 +67,7 @@ def rotary_table(node: ir.Node) -> None:
         frequencies = emit(
             node,
             "Where",
-            [far, floats(attribute(node, "far_frequencies")), frequencies],
+            [far, angles(attribute(node, "far_frequencies")), frequencies],
             frequencies.shape,
             dtype=float32,
         )
@@ -189,14 +190,14 @@ def attention(node: ir.Node) -> None:
         [queries, emit(node, "Transpose", [keys], [batch, kv, 1, dim, "total"], perm=[0, 1, 2, 4, 3])],
         shape,
     )
-    scores = emit(node, "Mul", [scores, _floats(node, attribute(node, "scale"), q)], shape)
+    scores = emit(node, "Mul", [scores, floats(node, attribute(node, "scale"), q)], shape)
     if cap := attribute(node, "softcap"):
-        limit = _floats(node, cap, q)
+        limit = floats(node, cap, q)
         scores = emit(
             node, "Mul", [emit(node, "Tanh", [emit(node, "Div", [scores, limit], shape)], shape), limit], shape
         )
     scores = emit(
-        node, "Where", [_visible(node), scores, _floats(node, np.finfo(np.float16).min, q)], shape, dtype=q.dtype
+        node, "Where", [_visible(node), scores, floats(node, np.finfo(np.float16).min, q)], shape, dtype=q.dtype
     )
     if sinks:  # one more logit per head that takes probability and gives nothing
         sink = emit(
@@ -225,10 +226,32 @@ def attention(node: ir.Node) -> None:
     replace(node, [emit(node, "Transpose", [flat], [batch, seq, heads, width], perm=[0, 2, 1, 3]), *present])
 
 
+def split_to_sequence(node: ir.Node) -> None:
+    """Split, where each piece is taken by a known number: sequences have kernels on the CPU only."""
+    known, axis = ir.convenience.get_const_tensor, attribute(node, "axis", 0)
+    (x, split), takers = node.inputs, [user for user, _ in node.outputs[0].uses()]
+    chosen = [known(user.inputs[1]) for user in takers if user.op_type == "SequenceAt"]
+    length = list(x.shape)[axis]
+    if None in (known(split), *chosen) or len(chosen) < len(takers) or not isinstance(length, int):
+        return
+    sizes = known(split).numpy()
+    if not sizes.ndim:
+        sizes = np.diff([*range(0, length, int(sizes)), length])
+    shapes = [list(x.shape) for _ in sizes]
+    for shape, size in zip(shapes, sizes):
+        shape[axis] = int(size)
+    pieces = emit_many(node, "Split", [x, integers(node.graph, sizes.tolist())], shapes, axis=axis)
+    for user, number in zip(takers, chosen):
+        replace(user, [pieces[int(number.numpy())]])
+    node.graph.remove(node, safe=True)
+
+
 TABLE = {
     "Linear": linear,
     "RMSNorm": rms_norm,
     "RotaryTable": rotary_table,
     "RotaryEmbedding": rotary_embedding,
     "Attention": attention,
+    "::SplitToSequence": split_to_sequence,
 }
+PROVIDER_OPTIONS: list[dict[str, dict[str, str]]] = []

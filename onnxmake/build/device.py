@@ -1,0 +1,43 @@
+"""Devices: where built models run. One for each environment that has a device.toml, and a lowering table of that name."""
+
+import functools
+import sys
+import tomllib
+from dataclasses import dataclass
+
+from onnxmake.build import budget, paths
+from onnxmake.build.schema import parse
+
+
+@dataclass(frozen=True)
+class Device:
+    """`provider`: what ONNX Runtime GenAI calls it; `system`: the one operating system that has it, as sys.platform."""
+
+    provider: str
+    gpus: int = 0
+    system: str = ""
+
+
+def devices() -> list[str]:
+    return sorted(p.parent.name for p in paths.CONTAINERS.glob("*/device.toml"))
+
+
+def tables() -> list[str]:
+    """Names of the lowering tables: the devices', and portable."""
+    return sorted(p.stem for p in (paths.ROOT / "onnxmake" / "model" / "lowering").glob("[!_]*.py"))
+
+
+@functools.cache
+def device(name: str) -> Device:
+    file = paths.CONTAINERS / name / "device.toml"
+    return parse(Device, tomllib.loads(file.read_text("utf-8")), paths.shown(file))
+
+
+def lacking(name: str) -> str:
+    """Why the device cannot be used on this machine; empty where it can."""
+    wanted = device(name)
+    if wanted.system and wanted.system != sys.platform:
+        return f"it needs {'Windows' if wanted.system == 'win32' else wanted.system}"
+    if wanted.gpus > len(budget.machine().gpus):
+        return "no GPU can be used here"
+    return ""
