@@ -58,3 +58,7 @@ class EnvironmentMissing(OnnxmakeError):
 
 class StepFailed(OnnxmakeError):
     """A step's process ended without a result."""
+
+
+class EngineError(EnvironmentMissing):
+    """The container engine is missing, refuses, or failed."""

@@ -69,14 +69,14 @@ def collect(plan: Plan, grace: str, max_size: str, dry_run: bool) -> None:
     for path in found.entries:
         record = read_record(path)
         say(f"  {record['key']['pass'] if record else 'damaged':<16} {path.stem[:12]}")
-    for folder in found.folders:
+    for folder in (*found.folders, *found.images):
         say(f"  {folder.parent.name}/{folder.name}")
     if not dry_run:
         garbage.remove(found)
     verb = "would remove" if dry_run else "removed"
     say(
         f"{verb} {len(found.entries)} entries, {len(found.objects)} objects ({found.size / 1e6:,.1f} MB) and"
-        f" {len(found.folders)} folders of other versions; {found.left / 1e6:,.1f} MB of objects stay"
+        f" {len(found.folders)} folders of other versions, {len(found.images)} images; {found.left / 1e6:,.1f} MB of objects stay"
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import budget, history, key, locks, paths, process, runner, source, staging, store
+from onnxmake.build import budget, fetch, history, key, locks, paths, results, runner, source, staging, store
 from onnxmake.build.digest import digest_file
 from onnxmake.build.files import canonical_json, storage_errors
 from onnxmake.build.plan import Step
@@ -22,20 +22,8 @@ def make_source(checkpoint: Checkpoint) -> None:
     """Describe the checkpoint, fetching it first if it is on the hub."""
     folder = checkpoint.folder
     if folder is None:
-        wanted = checkpoint.source
-        started = time.monotonic()
-        folder = Path(
-            runner.run(
-                "onnxmake.model.hub",
-                {"repo": wanted.repo, "revision": wanted.revision, "patterns": list(source.FILES)},
-                "cpu",
-                paths.BUILD / "logs" / f"fetch-{checkpoint.id}.log",
-                f"fetch {wanted.repo}",
-                network=True,
-            )
-        )
-        say(f"{wanted.repo} at {wanted.revision[:12]}: {folder} ({time.monotonic() - started:.1f} s)")
-    process.prepare("cpu")  # it loads while this process reads the weights for their digest
+        folder = fetch.fetch(checkpoint)
+    runner.prepare("cpu")  # it loads while this process reads the weights for their digest
     source.save_manifest(checkpoint, folder)
 
 
@@ -80,25 +68,26 @@ def _mending(act: Callable[[], Any], steps: Sequence[Step], targets: Sequence[st
 
 def _run(step: Step, explained: dict, digest: str) -> store.Entry:
     declared = step.use.declaration
-    with budget.machine().take(declared.memory_mb, declared.gpus) as gpus, staging.staged(step, explained) as work:
+    with budget.machine().take(step.use.memory_mb, declared.gpus) as gpus, staging.staged(step, explained) as work:
         started = time.monotonic()
-        result = runner.run_step(
-            staging.action(step, explained, work), declared.environment, explained["code"], gpus, step.log, step.name
-        )
+        job = staging.job_of(step, explained, work, gpus)
+        result = runner.run(job, staging.action(step, job, work), step.log, step.name)
         staging.check_unchanged(step, explained, work)
         kept = {name: step.before.record["files"][name] for name in result["kept"]}
         return store.commit(digest, explained, work / "out", time.monotonic() - started, kept)
 
 
 def record_of(target: Target, steps: list[Step]) -> dict:
-    """What dist/<target>/manifest.json says: the files, and the key of every step behind them."""
+    """What dist/<target>/manifest.json says: the files, the key of every step behind them, and whether they ever ran."""
     manifests = [s.record for s in steps]
+    files = manifests[-1]["files"]
     return {
         "target": target.name,
         "device": target.device,
         "source": vars(target.source),
-        "files": manifests[-1]["files"],
+        "files": files,
         "steps": [{"pass": s.name, "key": m["key"]} for s, m in zip(steps, manifests)],
+        "status": results.status(target, files),
     }
 
 

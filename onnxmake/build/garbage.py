@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import environment, paths, process, store
+from onnxmake.build import environment, image, paths, process, store
 from onnxmake.build.digest import read_digest
 from onnxmake.build.files import digest_text, read_record, storage_errors, write_record
 
@@ -82,6 +82,7 @@ class Garbage:
     entries: list[Path] = field(default_factory=list)
     objects: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)  # environments and compiled kernels of other versions
+    images: list[Path] = field(default_factory=list)  # records of images
     size: int = 0
     left: int = 0  # bytes of objects that stay
 
@@ -110,6 +111,7 @@ def find(current: Collection[str], grace: float, budget: int | None) -> Garbage:
                 found.objects.append(store.object_path(store.local(), sha))
                 found.left -= sizes[sha]
     found.folders = list(_other_versions(grace))
+    found.images = [path for path in image.recorded("*") if _is_old(path, grace)]
     found.size = sum(sizes.values()) - found.left
     return found
 
@@ -137,6 +139,8 @@ def remove(found: Garbage) -> None:
             (folder / "ready").unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
             Path(f"{folder}.lock").unlink(missing_ok=True)
+    for path in found.images:
+        image.forget(path)
 
 
 def verify(draw: Callable[[int, int], None]) -> list[str]:

@@ -2,12 +2,11 @@
 
 import fnmatch
 import functools
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import closure, paths
+from onnxmake.build import closure, paths, runner
 from onnxmake.build.closure import code_digests
 from onnxmake.build.digest import digest_file
 from onnxmake.build.files import canonical_json, digest_text
@@ -101,7 +100,7 @@ def explain(
         "code": _code(declared.path, options.get("device")),
         "inputs": inputs_of(step, checkpoint, made),
         "environment": {"name": declared.environment, "lock": _lock_digest(declared.environment)},
-        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "python": runner.python_of(declared.environment),
     }
 
 

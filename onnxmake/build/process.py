@@ -1,4 +1,4 @@
-"""Processes of an environment's Python.
+"""The venv runner: jobs as processes of an environment's Python.
 
 A clean set of variables, a process group each, all ended with this one, and one kept ready ahead of its work.
 """
@@ -8,16 +8,18 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from onnxmake.build import closure, environment, paths
+from onnxmake.build import closure, environment, job, paths
 from onnxmake.build.digest import digest_file
 from onnxmake.build.files import storage_errors
+from onnxmake.build.job import Job
 
-BOOT = paths.ROOT / "onnxmake" / "model" / "boot.py"
 KERNELS = paths.ROOT / "onnxmake" / "model" / "kernels.py"
 AHEAD = ("onnxmake.model.canonical", "onnxmake.model.kernels")  # what a prepared process has loaded
-PASSED = ("PATH", "SYSTEMROOT", "TEMP", "TMP", "LD_LIBRARY_PATH", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
+PASSED = ("PATH", "SYSTEMROOT", "TEMP", "TMP", "LD_LIBRARY_PATH")  # of the caller's variables, those of his machine
+THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
+EPOCH = 1767225600  # seconds: the one date that anything made here bears
 FIXED = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -27,7 +29,7 @@ FIXED = {
     "PYTHONNOUSERSITE": "1",
     "PYTHONPATH": str(paths.ROOT),
     "PYTHONUNBUFFERED": "1",
-    "SOURCE_DATE_EPOCH": "1767225600",
+    "SOURCE_DATE_EPOCH": str(EPOCH),
     "TQDM_DISABLE": "1",
     "TZ": "UTC",
     "USER": "onnxmake",
@@ -35,10 +37,23 @@ FIXED = {
 NETWORK_PREFIXES = ("HF_", "SSL_CERT_")  # what a fetch takes from the caller beside PASSED
 NETWORK = {"HOME", "USERPROFILE", "XDG_CACHE_HOME", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 
-_running: set[subprocess.Popen] = set()
-_spare: dict[
-    str, tuple[subprocess.Popen, dict[str, str]]
-] = {}  # environment -> a process that waits, its code's digests
+
+class Worker(subprocess.Popen):
+    """A process with its pipes open as text."""
+
+    def end(self) -> None:
+        """Kill what is left of its group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.name == "nt":
+                self.kill()
+            else:
+                os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+        _running.discard(self)
+
+
+_running: set[Worker] = set()
+_spare: dict[str, tuple[Worker, Mapping[str, str]]] = {}  # environment -> a process that waits, its code's digests
 
 
 def kernel_cache(env: str) -> str:
@@ -47,25 +62,46 @@ def kernel_cache(env: str) -> str:
 
 
 def variables(env: str, network: bool) -> dict[str, str]:
-    """An allow-list of the caller's variables, and fixed ones, so that results do not depend on who builds."""
-    home = paths.CACHE / "home"  # empty: a process has no home of its own to read or write
+    """What a job has of the caller's variables, an allow-list, and fixed ones: results do not depend on who builds."""
     own = {"NUMBA_CACHE_DIR": kernel_cache(env)}
-    passed = {k: v for k, v in os.environ.items() if k in PASSED}
+    with storage_errors("make the folder of compiled kernels"):
+        os.makedirs(own["NUMBA_CACHE_DIR"], exist_ok=True)
+    passed = {k: v for k, v in os.environ.items() if k in THREADS}
     if network:
         passed |= {k: v for k, v in os.environ.items() if k.upper() in NETWORK or k.startswith(NETWORK_PREFIXES)}
         return passed | FIXED | own
+    return passed | FIXED | own | {"HF_HUB_OFFLINE": "1"}
+
+
+def _home() -> str:
+    """Empty: a process has no home of its own to read or write."""
+    home = paths.CACHE / "home"
     with storage_errors("make the steps' empty home"):
         home.mkdir(parents=True, exist_ok=True)
-        os.makedirs(own["NUMBA_CACHE_DIR"], exist_ok=True)
-    return passed | FIXED | own | {"HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    return str(home)
 
 
-def start(
-    arguments: Sequence[str], env: str, network: bool = False, more: Mapping[str, str] | None = None
-) -> subprocess.Popen:
-    """The environment's Python with these arguments, its pipes open as text, in a process group of its own."""
-    process = subprocess.Popen(
-        [str(environment.ensure(env)), *arguments],
+def start(job: Job) -> Worker:
+    """A process for the job: the prepared one if it has loaded the code that the job names, or a new one."""
+    if not job.code:
+        return _start(job)
+    spare, loaded = _spare.pop(job.environment, (None, {}))
+    if spare and not job.gpus and spare.poll() is None and all(job.code.get(f, d) == d for f, d in loaded.items()):
+        return spare
+    if spare:
+        spare.end()
+    return _start(job)
+
+
+def _start(job: Job, *ahead: str) -> Worker:
+    seen = {k: v for k, v in os.environ.items() if k in PASSED} | variables(job.environment, job.network)
+    if not job.network:
+        seen["HOME"] = _home()
+    if job.code or job.gpus:
+        seen["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, job.gpus))
+    cut = "open" if os.environ.get("ONNXMAKE_SANDBOX") == "off" else "namespaces"
+    worker = Worker(
+        [str(environment.ensure(job.environment)), *job.arguments, *([cut] if job.code else []), *ahead],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -73,16 +109,11 @@ def start(
         text=True,
         encoding="utf-8",
         errors="replace",
-        env=variables(env, network) | dict(more or {}),
+        env=seen,
         start_new_session=os.name != "nt",
     )
-    _running.add(process)
-    return process
-
-
-def _start_step(env: str, *options: str, more: Mapping[str, str] | None = None) -> subprocess.Popen:
-    opened = ["--open"] if os.environ.get("ONNXMAKE_SANDBOX") == "off" else []
-    return start(["-P", str(BOOT), *options, *opened], env, more={"CUDA_VISIBLE_DEVICES": ""} | dict(more or {}))
+    _running.add(worker)
+    return worker
 
 
 def prepare(env: str) -> None:
@@ -92,31 +123,10 @@ def prepare(env: str) -> None:
     """
     if env not in _spare and environment.is_ready(env):
         code = closure.digests_of(AHEAD)  # before it starts: what is edited from here on is noticed
-        _spare[env] = (_start_step(env, *AHEAD), code)
-
-
-def start_step(env: str, code: Mapping[str, str], more: Mapping[str, str]) -> subprocess.Popen:
-    """A process that takes one action: the prepared one if it has loaded the code that `code` names, or a new one."""
-    process, loaded = _spare.pop(env, (None, {}))
-    if process and not more and process.poll() is None and all(code.get(f, d) == d for f, d in loaded.items()):
-        return process
-    if process:
-        end(process)
-    return _start_step(env, more=more)
-
-
-def end(process: subprocess.Popen) -> None:
-    """Kill what is left of the process's group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if os.name == "nt":
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    _running.discard(process)
+        _spare[env] = (_start(job.step(env, code), *AHEAD), code)
 
 
 @atexit.register
 def _end_all() -> None:
-    for process in list(_running):
-        end(process)
+    for worker in list(_running):
+        worker.end()

@@ -4,14 +4,15 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import key, locks, paths, process, store
+from onnxmake.build import job, key, locks, paths, process, store
 from onnxmake.build.digest import digest_file
 from onnxmake.build.files import storage_errors
+from onnxmake.build.job import Job
 from onnxmake.build.plan import Step
 from onnxmake.errors import StepFailed
 
@@ -46,23 +47,33 @@ def staged(step: Step, explained: Mapping[str, Any]) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def action(step: Step, explained: Mapping[str, Any], work: Path) -> dict[str, Any]:
-    """What the step's process is told: its pass and options, and which paths it may read and write."""
+def job_of(step: Step, explained: Mapping[str, Any], work: Path, gpus: Sequence[int]) -> Job:
+    """The step's process: which paths it may read and write, and what else its pass declares."""
+    declared = step.use.declaration
+    originals = _originals(step, explained["inputs"]).values()
+    code = [paths.ROOT / file for file in explained["code"]]
+    return job.step(
+        declared.environment,
+        explained["code"],
+        read=tuple(map(str, (work / "src", *originals, *code))),
+        write=(str(work / "out"), str(work / "tmp"), process.kernel_cache(declared.environment)),
+        memory_mb=step.use.memory_mb,
+        seconds=declared.timeout_s,
+        gpus=tuple(gpus),
+    )
+
+
+def action(step: Step, job: Job, work: Path) -> dict[str, Any]:
+    """What the step's process is told: its pass and options, where its files are, and what it may read and write."""
     saved_by = step.checkpoint.record["saved_by"]
-    read = [
-        work / "src",
-        *_originals(step, explained["inputs"]).values(),
-        *(paths.ROOT / file for file in explained["code"]),
-    ]
-    write = [work / "out", work / "tmp", process.kernel_cache(step.use.declaration.environment)]
     return {
         "pass": step.name,
         "file": str(step.use.declaration.path),
         "options": asdict(step.use.options),
         "may_skip": step.use.may_skip,
         "work": str(work),
-        "read": [str(path) for path in read],
-        "write": [str(path) for path in write],
+        "read": job.read,
+        "write": job.write,
         "hint": f"The checkpoint was saved by Transformers {saved_by}." if saved_by else "",
     }
 

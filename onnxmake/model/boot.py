@@ -14,6 +14,7 @@ from pathlib import Path
 from types import CodeType
 
 ROOT = str(Path(__file__).resolve().parents[2])
+OTHERWISE = {"container": "", "open": "ONNXMAKE_SANDBOX is off"}  # why this process does not cut itself off
 COMPILED = os.environ.get("NUMBA_CACHE_DIR", "")  # beside the compiled kernels, which are kept in the same way
 
 
@@ -46,5 +47,5 @@ if __name__ == "__main__":
     sys.path_importer_cache.clear()
     from onnxmake.model import sandbox, step
 
-    names = [argument for argument in sys.argv[1:] if argument != "--open"]
-    step.main(names, "ONNXMAKE_SANDBOX is off" if "--open" in sys.argv else sandbox.enter())
+    how, *ahead = sys.argv[1:]
+    step.main(ahead, sandbox.enter() if how == "namespaces" else OTHERWISE[how])

@@ -25,6 +25,8 @@ STRAY = {
     errno.EACCES,
     errno.EPERM,
     errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+    errno.ECONNREFUSED,
 }  # and below 0: a name that is not found
 
 
@@ -112,7 +114,7 @@ def _handle(action: dict, open_because: str | None) -> dict:
 def main(ahead: Sequence[str], open_because: str | None) -> None:
     """Serve one action, with the modules named by `ahead` loaded already.
 
-    `open_because` says why this process could not be cut off; None where it was.
+    `open_because` says why this process does not cut itself off: empty in a container, which does; None where it has.
     """
     postpone_sympy()
     _load_ahead(ahead)
