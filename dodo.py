@@ -1,6 +1,6 @@
 """onnxmake: make for ONNX models. `doit list` shows the targets, `doit build:tiny-int4-cpu` builds one."""
 
-from onnxmake.build import tasks
+from onnxmake.build import runs, tasks
 
 DOIT_CONFIG = tasks.CONFIG
 PLAN = tasks.load_plan()
@@ -28,12 +28,22 @@ def task_build():
 
 def task_try():
     """generate text with a built target"""
-    yield from tasks.tries(PLAN)
+    yield from runs.tries(PLAN)
 
 
 def task_bench():
     """measure built targets"""
-    yield from tasks.benches(PLAN)
+    yield from runs.benches(PLAN)
+
+
+def task_bundle():
+    """built target -> dist/bundles/<target>, to run on its device's machine"""
+    yield from runs.bundles(PLAN)
+
+
+def task_image():
+    """build an environment's image: doit image:cpu, with base=REF ca=FILE network=host"""
+    yield from runs.images()
 
 
 def task_prebuilt():

@@ -8,7 +8,7 @@ from typing import Any
 from doit.cmd_base import DoitCmdBase
 from doit.cmd_list import List
 
-from onnxmake.build import paths
+from onnxmake.build import results
 from onnxmake.build.plan import Plan, named
 from onnxmake.build.report import say
 from onnxmake.build.tasks import failure_of, load_plan
@@ -18,6 +18,9 @@ ABOUT = """
 doit build:NAME                 build one target into dist/NAME   (doit build: all of them)
 doit try:NAME -p "text"         generate text with it
 doit bench:NAME                 measure it                        (doit bench: all that are built)
+doit bundle:NAME                pack it to measure it where its device is
+doit image:NAME                 an environment as an image        (doit image: all of them)
+doit runner=docker build:NAME   build it in containers
 doit why build:NAME             what would run, and why
 doit plan build:NAME            the same as a table, with times
 doit cache                      the store: status, verify, gc, pack, unpack
@@ -46,10 +49,18 @@ class ListTargets(List):
         width = max(len(name) for name in {*plan.targets, *plan.broken, ""})
         for name in sorted({*plan.targets, *plan.broken}):
             if name in plan.broken:
-                say(f"{name:<{width}}  BROKEN    {plan.broken[name].fact}")
+                say(f"{name:<{width}}  {'BROKEN':<14}  {plan.broken[name].fact}")
             else:
-                built = "built" if (paths.DIST / name / "manifest.json").exists() else "-"
-                say(f"{name:<{width}}  {built:<8}  {plan.targets[name][0].description}")
+                target, _ = plan.targets[name]
+                built = results.delivered(target)
+                state = (
+                    "-"
+                    if built is None
+                    else "built, not run"
+                    if results.of(target, built["files"]) is None
+                    else "built, run"
+                )
+                say(f"{name:<{width}}  {state:<14}  {target.description}")
         say(ABOUT)
         return 0
 

@@ -1,146 +1,77 @@
 """Run built models: generate text, and measure. Never from the store: a number is of this machine and this moment."""
 
 import json
-import os
-import platform
 import sys
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
-from onnxmake.build import history, paths, runner, store
-from onnxmake.build.files import read_json, read_record, write_atomically
-from onnxmake.build.report import say
+from onnxmake.build import budget, bundle, job, paths, remote, results, runner
+from onnxmake.build.device import device, lacking
 from onnxmake.build.target import Target
+from onnxmake.errors import EnvironmentMissing
 
-COLUMNS = {
-    "target": "target",
-    "prompt": "prompt",
-    "size": "size MB",
-    "ratio": "of source",
-    "load": "load s",
-    "first": "first token ms",
-    "prefill": "prefill tok/s",
-    "decode": "decode tok/s",
-    "slow": "p90",
-    "memory": "peak MB",
-}
-
-measured_now: list[str] = []
+_asked: dict[str, Target] = {}  # what this run was to measure, and
+_measured: set[str] = set()  # of what it has a result
 
 
 def is_built(target: Target) -> bool:
-    return (paths.DIST / target.name / "manifest.json").exists()
+    return results.delivered(target) is not None
 
 
 def generate(target: Target, prompt: str, tokens: int) -> None:
     """Continue `prompt` greedily or as the model's own settings sample, printing text as it comes."""
-    folder = paths.DIST / target.name
-    action = {"folder": str(folder), "prompt": prompt, "tokens": tokens}
 
     def echo(line: str) -> None:
         sys.stdout.write(json.loads(line)["text"] if line.startswith('{"text"') else "")
         sys.stdout.flush()
 
-    runner.run(
-        "onnxmake.model.generate",
-        action,
-        "cpu",
-        paths.BUILD / "logs" / f"try-{target.name}.log",
-        f"try:{target.name}",
-        echo=echo,
-    )
+    _run(target, "generate", {"prompt": prompt, "tokens": tokens}, "try", echo)
     print(flush=True)
 
 
-def machine() -> dict:
-    """What a number depends on."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        cpu = next(
-            (
-                line.split(":", 1)[1].strip()
-                for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")
-            ),
-            cpu,
+def _run(target: Target, module: str, action: Mapping[str, Any], task: str, echo=None) -> Any:
+    """One of the step side's programs on the built model, in the device's own environment. Raises EnvironmentMissing."""
+    if reason := lacking(target.device):
+        raise EnvironmentMissing(
+            f"{target.name} runs on {target.device}, and {reason}.",
+            "It can be built on any machine, and run where the device is.",
+            f"doit bundle:{target.name} packs what it takes; {target.device}_host=USER@HOST measures it there.",
         )
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "system": platform.platform(terse=True),
-    }
+    folder, kind = str(paths.DIST / target.name), device(target.device)
+    log, label = paths.BUILD / "logs" / f"{task}-{target.name}.log", f"{task}:{target.name}"
+    with budget.machine().take(0, kind.gpus) as gpus:
+        program = job.module(f"onnxmake.model.{module}", target.device, read=[folder], gpus=tuple(gpus))
+        return runner.run(program, {"folder": folder, "device": kind.provider, **action}, log, label, echo)
 
 
-def bench(target: Target) -> None:
-    """Measure a built target in a fresh process; writes build/bench/<target>.json."""
-    folder = paths.DIST / target.name
-    record = read_json(folder / "manifest.json")
-    action = {
-        "folder": str(folder),
-        "prompt_tokens": list(target.bench.prompt_tokens),
-        "new_tokens": target.bench.new_tokens,
-        "repeats": target.bench.repeats,
-    }
-    measured = runner.run(
-        "onnxmake.model.bench",
-        action,
-        "cpu",
-        paths.BUILD / "logs" / f"bench-{target.name}.log",
-        f"bench:{target.name}",
-    )
-    size = sum(size for _, size in record["files"].values())
-    result = {
-        "target": target.name,
-        "machine": machine(),
-        "settings": action | {"folder": None},
-        "size": size,
-        "source_size": _source_size(record),
-        "files": record["files"],
-        **measured,
-    }
-    write_atomically(paths.BUILD / "bench" / f"{target.name}.json", json.dumps(result, indent=1))
-    measured_now.append(target.name)
+def bench(target: Target, alone: bool) -> None:
+    """Measure a built target in a fresh process, here or on the device's host; or take over what its bundle brought back.
 
-
-def _source_size(record: dict) -> int | None:
-    """Bytes of the checkpoint's weights, if it is still where the build read it."""
-    steps = history.chain(record["target"])
-    last = store.document(steps[-1][1]["key"]) if steps else None
-    manifests = [read_record(p) for p in (paths.BUILD / "sources").glob("*/manifest.json")]
-    wanted = {n: s for n, s in last["inputs"].items() if n.endswith(".safetensors")} if last else {}
-    for manifest in filter(None, manifests):
-        if wanted and all(manifest["files"].get(n.removeprefix("checkpoint/")) == s for n, s in wanted.items()):
-            return sum(os.path.getsize(Path(manifest["folder"]) / n.removeprefix("checkpoint/")) for n in wanted)
-    return None
+    `alone`: it was asked for by name, so that a device that is not here is an error. Raises EnvironmentMissing.
+    """
+    _asked[target.name] = target
+    host, returned = remote.host(target.device), bundle.folder(target) / "result.json"
+    if not lacking(target.device):
+        measured = _run(target, "bench", bundle.settings(target), "bench")
+        files = results.delivered(target)["files"]
+        results.save({"target": target.name, "files": files, **measured})
+    elif host:
+        bundle.pack(target)
+        results.merge(target, remote.run(host, bundle.folder(target)))
+    elif returned.exists():
+        results.merge(target, returned)
+    elif results.of(target, results.delivered(target)["files"]) is None:
+        if alone:
+            _run(target, "bench", {}, "bench")  # says what is lacking
+        return
+    _measured.add(target.name)
+    results.note(target)
 
 
 def show() -> None:
-    """The table of what this run measured, on the screen and as build/bench/bench.md. Once, though every task asks."""
-    names, measured_now[:] = measured_now[:], []
-    from tabulate import tabulate
-
-    results = [read_json(paths.BUILD / "bench" / f"{name}.json") for name in names]
-    rows = [
-        [
-            r["target"],
-            run["prompt_tokens"],
-            f"{r['size'] / 1e6:.1f}",
-            f"{r['size'] / r['source_size']:.0%}" if r["source_size"] else "?",
-            f"{r['load_s']:.2f}",
-            f"{run['first_token_s']['p50'] * 1e3:.0f}",
-            f"{run['prefill']['p50']:.0f}",
-            f"{run['decode']['p50']:.1f}",
-            f"{run['decode']['p90']:.1f}",
-            f"{r['peak_bytes'] / 1e6:.0f}",
-        ]
-        for r in results
-        for run in r["runs"]
-    ]
-    if rows:
-        say(tabulate(rows, COLUMNS.values(), disable_numparse=True, colalign=["left"] + ["right"] * (len(COLUMNS) - 1)))
-        m = results[0]["machine"]
-        note = f"{m['cpu']}, {m['cores']} cores, {m['system']}; p50 of {results[0]['settings']['repeats']} after one warm-up; p90: nine of ten runs decode at least as fast"
-        say(note)
-        write_atomically(
-            paths.BUILD / "bench" / "bench.md",
-            tabulate(rows, COLUMNS.values(), tablefmt="github", disable_numparse=True) + f"\n\n{note}\n",
-        )
+    """The table of what this run was asked for. Once, though every task asks."""
+    targets, measured = list(_asked.values()), set(_measured)
+    _asked.clear()
+    _measured.clear()
+    if targets:
+        results.table(targets, measured)

@@ -1,13 +1,16 @@
 """The graphs that travel with the checkout: the export of every shipped target, as store entries in targets/prebuilt/.
 
-A hub target's graph needs its config.json only, which stands beside the entries as <target>.config.json: a skeleton
+A hub checkpoint's graph needs its config.json only, which stands beside the entries as <repository>.config.json: a skeleton
 checkpoint of that architecture, without weights, is exported in its place.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
-from onnxmake.build import execute, key, locks, paths, runner, store
+from onnxmake.build import execute, job, key, locks, paths, runner, store
+from onnxmake.build.job import Job
 from onnxmake.build.plan import Step
 from onnxmake.build.report import say
 from onnxmake.build.source import Checkpoint
@@ -15,13 +18,30 @@ from onnxmake.build.target import Target, read_targets
 
 
 def exports() -> Iterator[tuple[Target, Step]]:
-    """Each shipped target and its export step on the target's own folder, or on a skeleton in build/skeletons."""
-    for name, target in read_targets([paths.TARGETS]).items():
+    """The first target of each source, and its export step on the target's own folder, or on a skeleton in build/skeletons."""
+    seen = set()
+    for target in read_targets([paths.TARGETS]).values():
         if isinstance(target, Exception):
             raise target
-        local = target.source.path
-        folder = (target.file.parent / local).resolve() if local else paths.BUILD / "skeletons" / name
-        yield target, Step(target.passes[0], Checkpoint(target.source, folder), None)
+        if target.source not in seen:
+            seen.add(target.source)
+            local = target.source.path
+            folder = (target.file.parent / local).resolve() if local else paths.BUILD / "skeletons" / _name(target)
+            yield target, Step(target.passes[0], Checkpoint(target.source, folder), None)
+
+
+def _name(target: Target) -> str:
+    return target.source.repo.split("/")[-1].lower()
+
+
+def config_of(target: Target) -> Path:
+    """The configuration of a hub checkpoint that travels with the checkout."""
+    return store.PREBUILT / f"{_name(target)}.config.json"
+
+
+def _skeleton(config: Path, folder: Path) -> Job:
+    program = job.module("onnxmake.model.skeleton", "torch", read=[str(config)], write=(str(folder),))
+    return dataclasses.replace(program, arguments=(*program.arguments, str(config), str(folder)))
 
 
 def refresh() -> None:
@@ -30,9 +50,8 @@ def refresh() -> None:
     for target, step in exports():
         folder = step.checkpoint.folder
         if target.source.path is None:
-            config = store.PREBUILT / f"{target.name}.config.json"
-            action = ["-m", "onnxmake.model.skeleton", str(config), str(folder)]
-            runner.call(action, "torch", paths.BUILD / "logs" / f"skeleton-{target.name}.log")
+            folder.mkdir(parents=True, exist_ok=True)
+            runner.call(_skeleton(config_of(target), folder), paths.BUILD / "logs" / f"skeleton-{target.name}.log")
         execute.make_source(step.checkpoint)
         execute.make_step(step, [target.name])
         entries[target.name] = store.find(key.digest(key.explain(step)))

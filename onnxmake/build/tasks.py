@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from doit import get_var
 from doit.exceptions import TaskFailed
 
-from onnxmake.build import execute, key, locks, measure, paths, prebuilt, source
+from onnxmake.build import execute, key, locks, paths, prebuilt, source
 from onnxmake.build.plan import Plan, Step, checkpoint_of, steps_of
 from onnxmake.build.target import Target, read_targets
 from onnxmake.errors import OnnxmakeError
@@ -19,7 +19,7 @@ CONFIG = {
     "backend": "memory",
     "default_tasks": ["build"],
     "verbosity": 2,
-    "continue": "build" in sys.argv,  # of all targets, one that fails does not stop the others
+    "continue": not {"build", "bench"}.isdisjoint(sys.argv),  # of all targets, one that fails does not stop the others
     "par_type": "thread",  # each step has a process of its own
 }
 Task = dict
@@ -87,7 +87,7 @@ def current(function: Callable, *args) -> Callable:
     return check
 
 
-def _task(name: str, doc: str, function: Callable, *args, check: Callable | None = None, **fields) -> Task:
+def task(name: str, doc: str, function: Callable, *args, check: Callable | None = None, **fields) -> Task:
     return {
         "name": name,
         "doc": doc,
@@ -100,7 +100,7 @@ def _task(name: str, doc: str, function: Callable, *args, check: Callable | None
 
 def sources(plan: Plan) -> Iterator[Task]:
     for identity, checkpoint in plan.checkpoints.items():
-        yield _task(
+        yield task(
             identity,
             "describe the checkpoint, fetching it first if it is on the hub",
             execute.make_source,
@@ -113,7 +113,7 @@ def steps(plan: Plan) -> Iterator[Task]:
     users = plan.users
     for identity, step in plan.steps.items():
         before = f"_step:{step.before.id}" if step.before else f"_source:{step.checkpoint.id}"
-        yield _task(
+        yield task(
             identity,
             step.use.declaration.doc.split("\n")[0],
             functools.partial(execute.make_step, targets=users[identity]),
@@ -136,7 +136,7 @@ def inputs(plan: Plan) -> Iterator[Task]:
             for step in chain:
                 key.check_inputs(step)
 
-        yield _task(
+        yield task(
             name,
             "check that the checkpoint has every file that the steps need",
             check,
@@ -144,13 +144,13 @@ def inputs(plan: Plan) -> Iterator[Task]:
         )
 
 
-def _fail(error: OnnxmakeError) -> None:
+def failing(error: OnnxmakeError) -> None:
     raise error
 
 
 def builds(plan: Plan) -> Iterator[Task]:
     for name, (target, chain) in plan.targets.items():
-        yield _task(
+        yield task(
             name,
             target.description,
             execute.deliver,
@@ -161,50 +161,7 @@ def builds(plan: Plan) -> Iterator[Task]:
             clean=[functools.partial(execute.clean, target)],
         )
     for name, error in plan.broken.items():
-        yield _task(name, f"BROKEN: {error.fact}", _fail, error)
-
-
-def _asked(group: str) -> bool:
-    """Whether the command line is about this group: among thousands of targets, tasks that nobody wants take their time, too."""
-    return any(word.split(":")[0] in (group, "list", "help", "info", "tabcompletion") for word in sys.argv[1:])
-
-
-def tries(plan: Plan) -> Iterator[Task]:
-    params = [
-        {"name": "prompt", "short": "p", "long": "prompt", "default": "", "help": "text to continue"},
-        {
-            "name": "tokens",
-            "short": "n",
-            "long": "tokens",
-            "type": int,
-            "default": 64,
-            "help": "tokens to generate at most",
-        },
-    ]
-    for name, (target, _) in plan.targets.items() if _asked("try") else ():
-        yield _task(
-            name,
-            "generate text with the built model",
-            measure.generate,
-            target,
-            task_dep=[f"build:{name}"],
-            params=params,
-        )
-
-
-def benches(plan: Plan) -> Iterator[Task]:
-    """`doit bench` measures what is built.
-
-    For a target that is not, bench:x stands outside the group and builds x first.
-    """
-    for name, (target, _) in plan.targets.items() if _asked("bench") else ():
-        task = _task(name, "measure the built model", measure.bench, target, teardown=[(acting(measure.show),)])
-        if not measure.is_built(target):
-            task = {k: v for k, v in task.items() if k != "name"} | {
-                "basename": f"bench:{name}",
-                "task_dep": [f"build:{name}"],
-            }
-        yield task
+        yield task(name, f"BROKEN: {error.fact}", failing, error)
 
 
 def prebuilt_graphs() -> Task:

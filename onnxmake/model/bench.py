@@ -2,12 +2,14 @@
 
 import json
 import random
-import resource
 import statistics
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from onnxmake.errors import UnsupportedError
+from onnxmake.model import machine
 from onnxmake.model.serve import serve
 
 
@@ -32,13 +34,43 @@ def _run(og, model, prompt: list[int], new_tokens: int) -> tuple[float, float]:
     return first - started, (time.perf_counter() - first) / max(new_tokens - 1, 1)
 
 
-def bench(folder: str, prompt_tokens: list[int], new_tokens: int, repeats: int) -> dict:
+def load(folder: str, device: str) -> Any:
+    """The model on `device`, as GenAI names it ("CPU", "CUDA", "DirectML"). Raises UnsupportedError where it is not there."""
+    if device == "CUDA":
+        import onnxruntime
+
+        onnxruntime.preload_dlls()  # CUDA and cuDNN are wheels: no loader finds them by itself
     import onnxruntime_genai as og
 
+    config = og.Config(folder)
+    if device == "CPU":
+        config.clear_providers()
+    try:
+        model = og.Model(config)
+    except (RuntimeError, OSError) as error:
+        raise UnsupportedError(
+            f"The model does not load on {device}: {str(error).splitlines()[0]}",
+            "This machine lacks the device or its driver, or the runtime an op of the model.",
+            "Run it where the device is: `doit bundle:NAME` packs all that it takes.",
+        ) from error
+    if model.device_type != device:
+        raise UnsupportedError(
+            f"The model was loaded on {model.device_type}, not on {device}.",
+            "The runtime of this environment does not know the device.",
+            "Install the environment of the target's device.",
+        )
+    return model
+
+
+def bench(folder: str, device: str, prompt_tokens: Sequence[int], new_tokens: int, repeats: int) -> dict:
+    """What `doit bench` records of a model in `folder`: medians over `repeats` greedy runs for each prompt length."""
     vocabulary = json.loads(Path(folder, "genai_config.json").read_text())["model"]["vocab_size"]
+    where = machine.describe(device)
     started = time.perf_counter()
-    model = og.Model(folder)
-    load = time.perf_counter() - started
+    model = load(folder, device)
+    loaded = time.perf_counter() - started
+    import onnxruntime_genai as og
+
     runs = []
     for count in prompt_tokens:
         prompt = random.Random(0).choices(range(vocabulary), k=count)
@@ -52,9 +84,15 @@ def bench(folder: str, prompt_tokens: list[int], new_tokens: int, repeats: int) 
                 "decode": _percentiles([1 / d for _, d in timed], True),
             }
         )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"load_s": load, "runs": runs, "peak_bytes": peak}
+    return {
+        "device": device,
+        "machine": where,
+        "settings": {"prompt_tokens": list(prompt_tokens), "new_tokens": new_tokens, "repeats": repeats},
+        "load_s": loaded,
+        "runs": runs,
+        "peak_bytes": machine.peak_bytes(),
+    }
 
 
 if __name__ == "__main__":
-    serve(lambda a: bench(a["folder"], a["prompt_tokens"], a["new_tokens"], a["repeats"]))
+    serve(lambda action: bench(**action))

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 from onnxmake.errors import UnsupportedError
+from onnxmake.model.bench import load
 from onnxmake.model.serve import serve
 
 
-def generate(folder: str, prompt: str, tokens: int) -> dict:
+def generate(folder: str, device: str, prompt: str, tokens: int) -> dict:
+    model = load(folder, device)
     import onnxruntime_genai as og
 
-    model = og.Model(folder)
     tokenizer = og.Tokenizer(model)
     ids = tokenizer.encode(prompt)
     if not len(ids):
@@ -36,4 +37,4 @@ def generate(folder: str, prompt: str, tokens: int) -> dict:
 
 
 if __name__ == "__main__":
-    serve(lambda a: generate(a["folder"], a["prompt"], a["tokens"]))
+    serve(lambda action: generate(**action))

@@ -1,0 +1,69 @@
+"""What is done with built targets, and images, as doit tasks: try, bench, bundle, image."""
+
+import sys
+from collections.abc import Iterator
+
+from onnxmake.build import bundle, image, measure
+from onnxmake.build.plan import Plan
+from onnxmake.build.tasks import Task, acting, failing, task
+from onnxmake.errors import TargetError
+
+
+def _asked(group: str) -> bool:
+    """Whether the command line is about this group: among thousands of targets, tasks that nobody wants take their time, too."""
+    return any(word.split(":")[0] in (group, "list", "help", "info", "tabcompletion") for word in sys.argv[1:])
+
+
+def tries(plan: Plan) -> Iterator[Task]:
+    params = [
+        {"name": "prompt", "short": "p", "long": "prompt", "default": "", "help": "text to continue"},
+        {
+            "name": "tokens",
+            "short": "n",
+            "long": "tokens",
+            "type": int,
+            "default": 64,
+            "help": "tokens to generate at most",
+        },
+    ]
+    for name, (target, _) in plan.targets.items() if _asked("try") else ():
+        yield task(
+            name,
+            "generate text with the built model",
+            measure.generate,
+            target,
+            task_dep=[f"build:{name}"],
+            params=params,
+        )
+
+
+def _alone(made: Task, group: str) -> Task:
+    """The task outside its group: `doit GROUP` leaves it out, GROUP:NAME finds it, and builds the target first."""
+    outside = {k: v for k, v in made.items() if k != "name"}
+    return outside | {"basename": f"{group}:{made['name']}", "task_dep": [f"build:{made['name']}"]}
+
+
+def benches(plan: Plan) -> Iterator[Task]:
+    """`doit bench` measures what is built."""
+    if not _asked("bench"):
+        return
+    for name, (target, _) in plan.targets.items():
+        show = [(acting(measure.show),)]
+        made = task(name, "measure the built model", measure.bench, target, f"bench:{name}" in sys.argv, teardown=show)
+        yield made if measure.is_built(target) else _alone(made, "bench")
+    if not any(measure.is_built(target) for target, _ in plan.targets.values()):
+        error = TargetError("Nothing is built yet.", "", "doit bench:NAME builds a target and measures it.")
+        yield task("nothing", "say that nothing is built", failing, error)
+
+
+def bundles(plan: Plan) -> Iterator[Task]:
+    for name, (target, _) in plan.targets.items() if _asked("bundle") else ():
+        doc = "pack the built model with what its device's machine needs to measure it"
+        made = task(name, doc, bundle.pack, target, task_dep=[f"build:{name}"])
+        yield made if bundle.has(target) else _alone(made, "bundle")
+
+
+def images() -> Iterator[Task]:
+    fresh = {"name": "no_cache", "long": "no-cache", "type": bool, "default": False, "help": "build every layer again"}
+    for name in image.names():
+        yield task(name, "build the environment's image, if it is not there yet", image.make, name, params=[fresh])
