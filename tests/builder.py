@@ -40,6 +40,7 @@ class Builder:
         return (
             os.environ
             | {"ONNXMAKE_OUTPUT": str(self.output), "ONNXMAKE_CACHE": str(self.cache), "PYTHONUNBUFFERED": "1"}
+            | {"ONNXMAKE_RUNNER": "venv"}
             | self.settings
         )
 

@@ -5,6 +5,8 @@ from builder import Builder
 
 from onnxmake.build import digest, locks, paths
 
+TINY = ("tiny-fp32-cpu", "tiny-int4-cpu", "tiny-int8-cpu", "tiny-int4-cuda", "tiny-int4-directml")
+
 
 @pytest.fixture
 def output(tmp_path, monkeypatch):
@@ -32,5 +34,5 @@ def output(tmp_path, monkeypatch):
 def built(tmp_path_factory) -> Builder:
     """The shipped tiny targets, built once through the user's own store."""
     builder = Builder(tmp_path_factory.mktemp("built"))
-    builder.run("build:tiny-fp32-cpu", "build:tiny-int4-cpu", "build:tiny-int8-cpu")
+    builder.run(*(f"build:{name}" for name in TINY))
     return builder

@@ -44,12 +44,13 @@ def run_here() -> None:
     from onnxmake.build import runner
     from onnxmake.model import step
 
-    def run_step(action: dict, *_) -> dict:
+    def run(job: object, action: dict, *_) -> dict:
         work = Path(action["work"])
         names = ("pass", "file", "options", "may_skip")
-        return {"kept": step.run_pass(*(action[n] for n in names), work / "src", work / "out")}
+        found = action | {"file": Path(action["file"])}
+        return {"kept": step.run_pass(*(found[n] for n in names), work / "src", work / "out")}
 
-    runner.run_step = lambda action, *rest: run_step(action | {"file": Path(action["file"])}, *rest)
+    runner.run = run
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import types
 
 import pytest
 
@@ -142,7 +141,7 @@ def test_an_option_or_input_changes_the_key_and_is_named_with_old_and_new_value(
 
 def test_the_python_version_and_the_schema_change_the_key(checkout, monkeypatch):
     old = explain("optimize")
-    monkeypatch.setattr(key, "sys", types.SimpleNamespace(version_info=types.SimpleNamespace(major=3, minor=99)))
+    monkeypatch.setattr(key.runner, "python_of", lambda env: "3.99")
     monkeypatch.setattr(key, "SCHEMA", "next")
     new = explain("optimize")
     assert key.difference(old, new) == [f"python: {old['python']} -> 3.99", f"schema: {old['schema']} -> next"]

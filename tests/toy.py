@@ -119,6 +119,8 @@ def _make(root: Path) -> None:
         (root / "passes" / f"{name}.py").write_text(text)
     for name in ("requirements.lock", "requirements.in"):
         (root / "containers" / "cpu" / name).write_text("# nothing\n")
+    for name in ("base.toml", "install.sh", "cpu/Dockerfile", "cpu/device.toml"):
+        shutil.copy(paths.CONTAINERS / name, root / "containers" / name)
     checkpoint = root / "targets" / "checkpoint"
     (checkpoint / "config.json").write_text(json.dumps({"size": 3}))
     (checkpoint / "model.safetensors").write_bytes(weights())

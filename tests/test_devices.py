@@ -1,0 +1,150 @@
+"""The tables of devices that this machine may lack: what their graphs hold, and the numbers on the CPU provider."""
+
+import json
+from contextlib import nullcontext
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import test_twins
+from graphs import bind, load_pass, operations, run
+from onnxruntime import InferenceSession
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+from test_passes import checkpoint, head
+from test_twins import Runner, lowered
+
+from onnxmake.errors import UnsupportedError
+from onnxmake.model import canonical
+from onnxmake.model.graph import CONTRIB, nodes
+from onnxmake.model.lowering import lower, provider_options, table
+
+TWINS = ("llama-rope3-biases-tied", "mistral-window", "phi3-longrope", "phi4-mini", "qwen2-tied", "qwen3")
+PACKED = {"llama-rope3-biases-tied", "mistral-window", "qwen2-tied"}
+PORTABLE = {"phi3-longrope", "phi4-mini"}  # rotations that CUDA's attention does not take inside
+CASES = [(d, name) for d in ("cuda", "directml") for name in TWINS if (d, name) != ("directml", "mistral-window")]
+# what both providers have a kernel for, by onnxruntime's docs/OperatorKernels.md
+BOTH = """Add BitShift BitwiseAnd Cast Concat Constant Cos Gather GreaterOrEqual Mul Neg Range ReduceMax ReduceSum Reshape
+    Shape Sigmoid SimplifiedLayerNormalization Sin Slice Split Sub Transpose Unsqueeze Where FusedMatMul
+    GroupQueryAttention MatMulNBits RotaryEmbedding SkipSimplifiedLayerNormalization"""
+IDS, MASK = np.random.default_rng(7).integers(3, 160, (2, 24)), np.ones((2, 24), np.int64)
+twin = test_twins.twin
+
+
+def passed(graph, *steps) -> ir.Model:
+    """The graph after passes, each given by name and its options."""
+    built = ir.load(graph)
+    for name, *options in steps:
+        assert load_pass(name).rewrite(built, load_pass(name).Options(*options)) > 0
+    return built
+
+
+def unknown(built: ir.Model, device: str) -> set[str]:
+    return {*operations(built)} - {*BOTH.split(), "GatherBlockQuantized" if device == "cuda" else ""}
+
+
+@pytest.mark.parametrize(("device", "name"), CASES)
+def test_logits_equal_the_portable_table_in_prefill_and_cached_decode(twin, tmp_path, device, name):
+    folder, graph = twin(name)
+    decoders = [Runner(lowered(graph, folder, tmp_path / d, d)) for d in ("portable", device)]
+    pasts = [decoder.empty(2) for decoder in decoders]
+    for start, end in [(0, 18), *((t, t + 1) for t in range(18, 24))]:
+        results = [d(IDS[:, start:end], MASK[:, :end], past) for d, past in zip(decoders, pasts)]
+        (expected, actual), pasts = zip(*results)
+        assert np.abs(actual - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("device", "name"), CASES)
+def test_graphs_hold_what_the_device_takes(twin, tmp_path, device, name):
+    folder, graph = twin(name)
+    built = ir.load(lowered(graph, folder, tmp_path, device))
+    assert built.ir_version <= 10 and built.opset_imports[""] <= 22 and built.opset_imports[CONTRIB] == 1
+    assert not unknown(built, device)
+    attentions, turns = nodes(built.graph, "GroupQueryAttention"), nodes(built.graph, "RotaryEmbedding")
+    rotary, asks = {n.attributes["do_rotary"].value for n in attentions}, built.graph.inputs[2].name == "position_ids"
+    if device == "cuda":
+        assert rotary == {int(name not in PORTABLE)} and asks is (name in PORTABLE) and not turns
+        assert all((n.inputs[1] is None) is (name in PACKED) for n in attentions)
+        return
+    assert rotary == {0} and asks and all(None not in n.inputs[:7] and not any(n.inputs[7:]) for n in attentions)
+    assert {v for n in attentions for v in n.inputs[:2]} >= {n.outputs[0] for n in turns}
+    assert len(turns) == 2 * len(attentions) * (name != "phi3-longrope")
+    for node in turns:
+        x, positions, *caches = node.inputs
+        assert x.shape.rank() == 3 and positions.name == "position_ids"
+        assert [v.producer().op_type for v in caches] == ["Cos", "Sin"]
+        assert ("rotary_embedding_dim" in node.attributes) is ("num_heads" in node.attributes) is (name == "phi4-mini")
+
+
+@pytest.mark.parametrize("device", ["cuda", "directml"])
+@pytest.mark.parametrize("name", ["phi4-mini", "qwen2-tied"])
+def test_float16_logits_are_near_those_of_float32(twin, tmp_path, device, name):
+    folder, graph = twin(name)
+    plain = Runner(lowered(graph, folder, tmp_path / "portable", "portable"))
+    half = Runner(bind(passed(graph, ("cast", "fp16"), ("optimize", device)), folder, tmp_path / device, device))
+    (expected, _), past = plain(IDS, MASK, plain.empty(2)), [p.astype(np.float16) for p in half.empty(2)]
+    actual, _ = half(IDS, MASK, past)
+    assert actual.dtype == np.float16 and np.abs(actual - expected).max() < 0.02 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cuda", "fp16"), ("cuda", "bf16"), ("directml", "fp16")])
+@pytest.mark.parametrize("name", ["phi3-longrope", "qwen2-tied"])
+def test_quantised_graphs_are_well_typed(twin, tmp_path, device, dtype, name):
+    folder, graph = twin(name)
+    built = passed(graph, ("cast", dtype), ("optimize", device), ("quantize_rtn", 4, 16))
+    file = bind(built, folder, tmp_path, device)
+    assert not unknown(built, device)
+    # the runtime infers types and compares them with the file's before it looks for kernels
+    with pytest.raises(NoKernel, match="Could not find an implementation") if dtype == "bf16" else nullcontext():
+        InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("width", [64, 96])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantised_products_and_look_ups_equal_those_of_the_cpu(tmp_path, bits, symmetric, width):
+    rtn, (source, _), ids = load_pass("quantize_rtn"), checkpoint(tmp_path, width), np.array([[1, 5, 47], [0, 2, 9]])
+    expected = None
+    for device in ("cpu", "cuda", "directml"):
+        built = head(tied=True, biased=True, width=width)
+        rtn.rewrite(built, rtn.Options(bits=bits, symmetric=symmetric, accuracy_level=1))
+        lower(built.graph, device)  # binding lowers once more
+        actual = run(bind(built, source, tmp_path / device, device), input_ids=ids)[0]
+        expected = actual if expected is None else expected
+        assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
+        products = nodes(built.graph, "MatMulNBits")
+        assert all(("accuracy_level" in n.attributes) is (device == "cpu") for n in products)
+        assert max(len(n.inputs) for n in products) == (4 - symmetric if device == "directml" else 6)
+        assert ("GatherBlockQuantized" in operations(built)) is (device != "directml")
+        assert sum("embed" in n for n in built.graph.initializers) == 3 - symmetric  # stored once
+
+
+@pytest.mark.parametrize("ask", [{"window": 8}, {"window": 256}, {"softcap": 50.0}])
+def test_directml_refuses_attention_that_its_kernel_would_simplify(twin, ask):
+    built, optimize = ir.load(twin("qwen2-tied")[1]), load_pass("optimize")
+    for node in nodes(built.graph, "Attention"):
+        node.attributes.update({n: ir.convenience.convert_attribute(n, v) for n, v in ask.items()})
+    refused = pytest.raises(UnsupportedError, match="present.[0-9].key has a (window of 8|soft cap)")
+    with nullcontext() if ask == {"window": 256} else refused:  # as long as the context
+        optimize.rewrite(built, optimize.Options("directml"))
+
+
+@pytest.mark.parametrize("optimized", ["cpu", "cuda", "directml", "portable"])
+def test_genai_is_told_the_provider_and_whether_caches_are_shared(twin, tmp_path, optimized):
+    (folder, graph), package = twin("qwen2-tied"), load_pass("package_genai")
+    device, src, out = optimized.replace("portable", "cpu"), tmp_path / "src", tmp_path / "out"
+    src.mkdir()
+    out.mkdir()
+    canonical.save(passed(graph, ("optimize", optimized)), src / "model.onnx")
+    (src / "checkpoint").symlink_to(folder)
+    package.run(src, out, package.Options(device))
+    config = json.loads((out / "genai_config.json").read_text())
+    decoder, providers = config["model"]["decoder"], {"cuda": ["cuda"], "directml": ["dml"]}.get(device, [])
+    assert [name for entry in decoder["session_options"]["provider_options"] for name in entry] == providers
+    assert ("position_ids" in decoder["inputs"]) is (optimized in {"directml", "portable"})
+    assert config["search"]["past_present_share_buffer"] is (optimized != "portable")
+
+
+def test_an_unknown_device_is_refused_with_those_there_are():
+    for ask in (table, provider_options):
+        with pytest.raises(UnsupportedError, match="'tpu'(.|\n)*cpu, cuda, directml, portable"):
+            ask("tpu")
