@@ -124,7 +124,7 @@ def forget(cache: Path, passes: set[str]) -> None:
 
 def decode_speed(python: str, folder: Path) -> dict[str, float]:
     """Median prefill and decode tokens a second, by onnxmake's own bench in the cpu environment."""
-    action = {"folder": str(folder), "prompt_tokens": [128], "new_tokens": 64, "repeats": 3}
+    action = {"folder": str(folder), "device": "CPU", "prompt_tokens": [128], "new_tokens": 64, "repeats": 3}
     child = subprocess.Popen(
         [python, "-m", "onnxmake.model.bench"],
         stdin=subprocess.PIPE,
@@ -157,7 +157,7 @@ def main() -> None:
                 str(environment.ensure("torch")),
                 "-m",
                 "onnxmake.model.skeleton",
-                str(paths.TARGETS / "prebuilt" / f"{TARGET}.config.json"),
+                str(paths.TARGETS / "prebuilt" / "qwen2.5-0.5b-instruct.config.json"),
                 str(checkpoint),
                 "--random",
             ],
