@@ -612,3 +612,14 @@ def test_a_build_that_the_engine_refuses_a_container_ends_with_its_reason(toy, a
         printed = toy.fail("build:a")
         assert "Could not start a container of the image cpu" in printed and "image cpu: building" not in printed
         assert "restored" not in printed and "ran" in verbs(toy.run("runner=venv", "build:a")).values()
+
+
+def test_an_engine_at_another_usual_socket_is_found_and_docker_host_comes_first(fake, monkeypatch):
+    monkeypatch.delenv("DOCKER_HOST")
+    monkeypatch.setattr(engine, "SOCKETS", ("/nowhere.sock", f"$XDG_RUNTIME_DIR/{fake.socket.name}"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(fake.socket.parent))
+    assert engine.may_answer() and engine.client() and fake.asked
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
+    assert not engine.may_answer()
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    assert engine._address() == "tcp://127.0.0.1:9"

@@ -20,6 +20,12 @@ GREETING, ANSWER = (
     20,
     600,
 )  # seconds that the engine may take for its first answer, and for one: it may be writing gigabytes
+SOCKETS = (  # Docker's; Docker Desktop's; Docker's and Podman's without root
+    "/var/run/docker.sock",
+    "~/.docker/run/docker.sock",
+    "$XDG_RUNTIME_DIR/docker.sock",
+    "$XDG_RUNTIME_DIR/podman/podman.sock",
+)
 CACHE, WORK = (
     "onnxmake.cache",
     "onnxmake.work",
@@ -106,7 +112,8 @@ def _client() -> "DockerClient":
             "Steps do not run in containers on Windows.", "Its paths do not exist in them.", "Build with runner=venv."
         )
     with engine_errors("reach the container engine"):
-        connected = docker.from_env(timeout=GREETING)
+        told = {"DOCKER_HOST": _address()} if _address() else {}
+        connected = docker.from_env(timeout=GREETING, environment=os.environ | told)
         kind = connected.version()["Os"]
         if kind != "linux":
             raise EngineError(
@@ -120,9 +127,14 @@ def _client() -> "DockerClient":
 
 
 def may_answer() -> bool:
-    """Whether it is worth asking: told where it is, or its usual socket is there."""
-    usual = (Path("/var/run/docker.sock"), Path.home() / ".docker" / "run" / "docker.sock")
-    return bool(os.environ.get("DOCKER_HOST")) or os.name == "nt" or any(path.exists() for path in usual)
+    """Whether it is worth asking."""
+    return bool(_address()) or os.name == "nt"
+
+
+def _address() -> str:
+    """Where a person says that the engine is, or the first usual socket that is there; the client knows the first of them only."""
+    places = (os.path.expanduser(os.path.expandvars(place)) for place in SOCKETS)
+    return os.environ.get("DOCKER_HOST") or next((f"unix://{path}" for path in places if os.path.exists(path)), "")
 
 
 def labels(work: Path) -> dict[str, str]:
