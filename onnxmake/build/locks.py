@@ -45,9 +45,12 @@ def _make(parent: Path) -> tuple[Path, FileLock]:
     folder = parent / secrets.token_hex(8)
     lock = FileLock(f"{folder}.lock")
     while not lock.is_locked:
-        parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # another process has just tidied the parent away
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
+        except (FileNotFoundError, FileExistsError):  # another process has just tidied the parent away
+            if parent.is_file():
+                raise
     folder.mkdir()
     return folder, lock
 
