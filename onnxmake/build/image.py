@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 import tomllib
 from pathlib import Path
@@ -11,7 +12,14 @@ from onnxmake.build import dockerfile, engine, locks, normalise, paths
 from onnxmake.build.device import device, devices
 from onnxmake.build.digest import digest_file
 from onnxmake.build.engine import engine_errors
-from onnxmake.build.files import canonical_json, digest_text, read_record, storage_errors, write_record
+from onnxmake.build.files import (
+    canonical_json,
+    digest_text,
+    read_record,
+    storage_errors,
+    write_atomically,
+    write_record,
+)
 from onnxmake.build.report import say
 from onnxmake.build.settings import setting
 from onnxmake.errors import EngineError, EnvironmentMissing
@@ -126,7 +134,7 @@ def ensure(env: str, fresh: bool = False) -> dict[str, Any]:
                     write_record(kept, record)
     with contextlib.suppress(OSError):  # `doit cache gc` asks when it was used last
         os.utime(kept)
-    write_record(paths.BUILD / "images" / f"{env}.json", record)
+    write_atomically(paths.BUILD / "images" / f"{env}.json", json.dumps(record, indent=1))
     return record
 
 
