@@ -156,22 +156,22 @@ def test_more_gpus_than_there_are_is_an_error_with_advice(there):
 def test_the_machine_s_budget_is_what_the_variables_say(monkeypatch, said, gpus):
     monkeypatch.setenv("ONNXMAKE_GPUS", said)
     monkeypatch.setenv("ONNXMAKE_MEMORY_MB", "123")
-    budget._machine.cache_clear()
+    budget.machine.cache_clear()
     try:
         assert (budget.machine().memory, budget.machine().gpus) == (123, gpus)
     finally:
-        budget._machine.cache_clear()
+        budget.machine.cache_clear()
 
 
 def test_without_variables_the_budget_is_no_more_than_the_machine_s_memory(monkeypatch):
     monkeypatch.delenv("ONNXMAKE_MEMORY_MB", raising=False)
     monkeypatch.setenv("ONNXMAKE_GPUS", "")
-    budget._machine.cache_clear()
+    budget.machine.cache_clear()
     try:
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1_000_000
         assert 0 < budget.machine().memory <= physical
     finally:
-        budget._machine.cache_clear()
+        budget.machine.cache_clear()
 
 
 def test_all_threads_take_from_one_budget(monkeypatch):
@@ -182,13 +182,13 @@ def test_all_threads_take_from_one_budget(monkeypatch):
     monkeypatch.delenv("ONNXMAKE_MEMORY_MB", raising=False)
     monkeypatch.setenv("ONNXMAKE_GPUS", "0")
     monkeypatch.setattr(budget, "_machine_memory", slowly)
-    budget._machine.cache_clear()
+    budget.machine.cache_clear()
     start = threading.Barrier(4)
     try:
         with ThreadPoolExecutor(4) as pool:
             assert len({id(b) for b in pool.map(lambda _: (start.wait(60), budget.machine())[1], range(4))}) == 1
     finally:
-        budget._machine.cache_clear()
+        budget.machine.cache_clear()
 
 
 @pytest.mark.parametrize("variable", ["ONNXMAKE_MEMORY_MB", "ONNXMAKE_GPUS"])

@@ -64,7 +64,7 @@ def forgetful(tmp_path, monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    cached = (engine._client, runner._available, container._image, container._user)
+    cached = (engine.client, runner._available, container._image, container._user)
     for function in cached:
         function.cache_clear()
     container._running.clear()
@@ -249,7 +249,7 @@ def test_a_refused_container_is_an_error_with_advice_and_leaves_none(ready, aske
     "asked", [("GET", "/containers/json"), ("GET", "/images/sha256:made/json"), ("POST", "/containers/create")]
 )
 def test_a_connection_that_ends_in_the_middle_of_an_answer_is_an_error_that_says_so(ready, asked):
-    engine._client.cache_clear()
+    engine.client.cache_clear()
     ready.answers[asked] = (CUT, {"Id": "it", "Warnings": [], "padding": "-" * 1000})
     error = seen(container.start, Job("cpu", ("-V",)))
     assert error.fact.startswith("Could not ") and "The container engine stopped" in error.cause

@@ -1,16 +1,14 @@
 """What steps that run side by side may use together: memory and GPUs, as their passes declare."""
 
 import contextlib
-import functools
 import glob
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from onnxmake.build.once import once
 from onnxmake.errors import EnvironmentMissing
-
-_making = threading.Lock()
 
 
 class Budget:
@@ -67,14 +65,9 @@ def _numbers(variable: str) -> list[int] | None:
         ) from None
 
 
+@once
 def machine() -> Budget:
     """This machine's budget, or what ONNXMAKE_MEMORY_MB and ONNXMAKE_GPUS say; one for all threads. Raises EnvironmentMissing."""
-    with _making:
-        return _machine()
-
-
-@functools.cache
-def _machine() -> Budget:
     memory, gpus = _numbers("ONNXMAKE_MEMORY_MB"), _numbers("ONNXMAKE_GPUS")
     if gpus is None:
         gpus = [int(path.removeprefix("/dev/nvidia")) for path in glob.glob("/dev/nvidia[0-9]*")]

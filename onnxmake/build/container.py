@@ -91,6 +91,11 @@ def _out_of_memory(job: Job) -> StepFailed:
     )
 
 
+def make_ready(env: str) -> None:
+    """Raises EngineError, EnvironmentMissing."""
+    _image(env)
+
+
 def start(job: Job) -> Container:
     """A container for the job, attached before it starts, so that no line is lost. Raises EngineError, EnvironmentMissing."""
     made, client = _image(job.environment), engine.client()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from onnxmake.build import locks, normalise, paths
 from onnxmake.build.digest import digest_file
 from onnxmake.build.engine import engine_errors
-from onnxmake.build.files import storage_errors
+from onnxmake.build.files import open_log, storage_errors
 from onnxmake.build.process import EPOCH
 from onnxmake.build.report import bar, say
 from onnxmake.build.settings import setting
@@ -99,10 +99,7 @@ def _run(client: "DockerClient", env: str, base: str, context: Path, fresh: bool
     log, identity = paths.BUILD / "logs" / f"image-{env}.log", ""
     count = (paths.CONTAINERS / env / "requirements.lock").read_text().count("==")
     arguments = {"BASE_IMAGE": base} | {k: v for k, v in os.environ.items() if k in INDEXES}
-    with storage_errors(f"write the log {log.name}"):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        file = open(log, "w", buffering=1, encoding="utf-8")  # noqa: SIM115
-    with file, bar(f"image {env}", "packages") as draw, open(context, "rb") as data:
+    with open_log(log) as file, bar(f"image {env}", "packages") as draw, open(context, "rb") as data:
         found = 0
         for message in client.api.build(
             fileobj=data,

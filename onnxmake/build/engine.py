@@ -1,16 +1,15 @@
 """The container engine, by way of its own Python client, and its refusals as errors that say what to do."""
 
 import contextlib
-import functools
 import os
 import re
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxmake.build import paths
+from onnxmake.build.once import once
 from onnxmake.errors import EngineError
 
 if TYPE_CHECKING:
@@ -94,17 +93,9 @@ def engine_errors(doing: str) -> Iterator[None]:
         ) from error
 
 
-_connecting = threading.Lock()
-
-
+@once
 def client() -> "DockerClient":
     """One for all threads: connected, on an API version that both know, leftovers of dead builds removed. Raises EngineError."""
-    with _connecting:
-        return _client()
-
-
-@functools.cache
-def _client() -> "DockerClient":
     import docker
 
     if os.name == "nt":

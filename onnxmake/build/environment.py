@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from onnxmake.build import paths
 from onnxmake.build.digest import digest_file
-from onnxmake.build.files import storage_errors
+from onnxmake.build.files import open_log, storage_errors
 from onnxmake.build.report import bar, say
 from onnxmake.errors import EnvironmentMissing
 
@@ -70,10 +70,7 @@ def _install(name: str, folder: Path) -> None:
         [sys.executable, "-m", "venv", "--without-pip", str(folder)],
         [*pip, "install", *only, "-r", str(lock)],
     ]
-    with storage_errors(f"write the log {log.name}"):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        file = open(log, "w", encoding="utf-8")  # noqa: SIM115
-    with file, bar(f"environment {name}", "packages") as draw:
+    with open_log(log) as file, bar(f"environment {name}", "packages") as draw:
         for command in commands:
             if _logged(command, file, lambda found: draw(found, count)):
                 file.flush()

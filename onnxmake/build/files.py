@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from onnxmake.build import paths
 from onnxmake.build.locks import scratch
@@ -60,6 +60,13 @@ def read_json(path: Path) -> Any:
 def root_of(path: Path) -> Path:
     """The folder with whose file system `path` shares renames: cache, build/, dist/, or else its own."""
     return next((r for r in (paths.CACHE, paths.BUILD, paths.DIST) if path.is_relative_to(r)), path.parent)
+
+
+def open_log(path: Path) -> TextIO:
+    """An empty log, written line by line: to be followed while somebody fills it. Raises StoreError."""
+    with storage_errors(f"write the log {path.name}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "w", buffering=1, encoding="utf-8")
 
 
 def write_atomically(path: Path, text: str, durable: bool = False) -> None:

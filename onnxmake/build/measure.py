@@ -29,14 +29,19 @@ def generate(target: Target, prompt: str, tokens: int) -> None:
     print(flush=True)
 
 
-def _run(target: Target, module: str, action: Mapping[str, Any], task: str, echo=None) -> Any:
-    """One of the step side's programs on the built model, in the device's own environment. Raises EnvironmentMissing."""
+def _need_device(target: Target) -> None:
+    """Raises EnvironmentMissing where the target's device is not here."""
     if reason := lacking(target.device):
         raise EnvironmentMissing(
             f"{target.name} runs on {target.device}, and {reason}.",
             "It can be built on any machine, and run where the device is.",
             f"doit bundle:{target.name} packs what it takes; {target.device}_host=USER@HOST measures it there.",
         )
+
+
+def _run(target: Target, module: str, action: Mapping[str, Any], task: str, echo=None) -> Any:
+    """One of the step side's programs on the built model, in the device's own environment. Raises EnvironmentMissing."""
+    _need_device(target)
     folder, kind = str(paths.DIST / target.name), device(target.device)
     log, label = paths.BUILD / "logs" / f"{task}-{target.name}.log", f"{task}:{target.name}"
     with budget.machine().take(0, kind.gpus) as gpus:
@@ -62,7 +67,7 @@ def bench(target: Target, alone: bool) -> None:
         results.merge(target, returned)
     elif results.of(target, results.delivered(target)["files"]) is None:
         if alone:
-            _run(target, "bench", {}, "bench")  # says what is lacking
+            _need_device(target)
         return
     _measured.add(target.name)
     results.note(target)

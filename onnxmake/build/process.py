@@ -116,6 +116,11 @@ def _start(job: Job, *ahead: str) -> Worker:
     return worker
 
 
+def make_ready(env: str) -> None:
+    """Raises EnvironmentMissing."""
+    environment.ensure(env)
+
+
 def prepare(env: str) -> None:
     """Start a step's process ahead of time, if the environment is there.
 

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 from onnxmake.build import paths
-from onnxmake.build.files import storage_errors
+from onnxmake.build.files import open_log
 from onnxmake.build.report import say
 from onnxmake.build.settings import setting
 from onnxmake.errors import EnvironmentMissing, StepFailed
@@ -24,9 +24,7 @@ def run(machine: str, bundle: Path) -> Path:
     there, log = f"{PLACE}/{bundle.name}", paths.BUILD / "logs" / f"remote-{bundle.name}.log"
     script = next(name for name in COMMANDS if (bundle / name).exists())
     say(f"{bundle.name}: on {machine} ...")
-    with storage_errors(f"write the log {log.name}"):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_bytes(b"")
+    open_log(log).close()
     _do(["ssh", machine, f"mkdir {PLACE}"], machine, log, first=True)
     _do(["scp", "-r", "-q", str(bundle), f"{machine}:{PLACE}/"], machine, log)
     _do(["ssh", machine, f"{COMMANDS[script]} {there}/{script}"], machine, log)

@@ -7,14 +7,14 @@ import functools
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from onnxmake.build import container, engine, image, paths, process
-from onnxmake.build.files import storage_errors
+from onnxmake.build.files import open_log
 from onnxmake.build.job import Job
+from onnxmake.build.once import once
 from onnxmake.build.report import bar, say
 from onnxmake.build.settings import choice
 from onnxmake.build.talk import talk
@@ -26,16 +26,10 @@ RUNNERS = {"venv": process, "docker": container}
 def chosen(env: str) -> str:
     """venv or docker, as runner=... says; auto is docker where an engine answers and has the environment's image."""
     asked = choice("runner", ("auto", *RUNNERS))
-    if asked != "auto":
-        return asked
-    with _asking:
-        return _available(env)
+    return _available(env) if asked == "auto" else asked
 
 
-_asking = threading.Lock()  # threads that ask at once would all be told
-
-
-@functools.cache
+@once  # threads that ask at once would all be told
 def _available(env: str) -> str:
     """docker, or venv with a word on why."""
     because = "No container engine answers."
@@ -86,8 +80,9 @@ def call(job: Job, log: Path) -> None:
 def _run(job: Job, action: Mapping[str, Any], log: Path, label: str, echo: Callable[[str], None]) -> dict[str, Any]:
     """What it told. Raises the step's own error, StepFailed."""
     runner: Any = RUNNERS[chosen(job.environment)]
+    runner.make_ready(job.environment)  # first: what is made has a log and a bar of its own
     heard: dict[str, Any] = {}
-    with _log(log) as file, bar(label) as draw:
+    with open_log(log) as file, bar(label) as draw:
         try:
             code = talk(runner.start(job), job.seconds, action, file, draw, echo, heard)
         except subprocess.TimeoutExpired:
@@ -109,12 +104,6 @@ def _run(job: Job, action: Mapping[str, Any], log: Path, label: str, echo: Calla
 def _say_open(reason: str) -> None:
     """Once for a build."""
     say(f"steps are not cut off from files and network here: {reason}")
-
-
-def _log(path: Path) -> TextIO:
-    with storage_errors(f"write the log {path.name}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "w", buffering=1, encoding="utf-8")  # to be followed while the step runs
 
 
 def _crashed(label: str, code: int, log: Path) -> StepFailed:
