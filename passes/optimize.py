@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxmake.model.graph import prune
-from onnxmake.model.lowering import Device, lower
-from onnxmake.model.simplify import simplify
+from onnxmake.model.lowering import Device
+from onnxmake.model.optimize import optimize
 
 ENVIRONMENT = "cpu"
 
@@ -20,9 +19,4 @@ class Options:
 
 
 def rewrite(model: ir.Model, o: Options) -> int:
-    count = lower(model.graph, o.device, keep={"Linear"})
-    simplify(model)
-    if not any(v.uses() for v in model.graph.inputs if v.name == "position_ids"):
-        model.graph.inputs[:] = [v for v in model.graph.inputs if v.name != "position_ids"]
-    prune(model.graph)
-    return count
+    return optimize(model, o.device)

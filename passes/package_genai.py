@@ -11,11 +11,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxmake.errors import CheckpointError
-from onnxmake.model import canonical, genai
-from onnxmake.model.lowering import Device, lower, provider_options
+from onnxmake.model import genai
+from onnxmake.model.assemble import assemble
+from onnxmake.model.lowering import Device, provider_options
 from onnxmake.model.progress import progress
-from onnxmake.model.safetensors import read_checkpoint
-from onnxmake.model.weights import bind
 
 ENVIRONMENT = "cpu"
 READS = (
@@ -53,10 +52,8 @@ def _json(path: Path) -> dict:
 def run(src: Path, out: Path, o: Options) -> None:
     checkpoint = src / "checkpoint"
     model = ir.load(src / "model.onnx")
-    lower(model.graph, o.device)
-    canonical.canonicalize(model)
-    bind(model, read_checkpoint(checkpoint), out, "model.onnx.data", progress)
-    canonical.save(model, out / "model.onnx")
+    genai.equal_widths(model.graph)
+    assemble(model, o.device, checkpoint, out, progress)
     config = genai.genai_config(
         model.graph,
         _json(checkpoint / "config.json"),

@@ -5,7 +5,8 @@ import math
 import onnx_ir as ir
 
 from onnxmake.errors import UnsupportedError
-from onnxmake.model.graph import CONTRIB, DOMAIN, attribute, emit, emit_many, integers, produced_by, replace
+from onnxmake.model.experts import alternating, mixture, parts, routed
+from onnxmake.model.graph import CONTRIB, DOMAIN, emit, emit_many, integers, produced_by, replace
 
 
 def find_head(graph: ir.Graph) -> ir.Node | None:
@@ -37,7 +38,7 @@ def _reference(before: ir.Node, weight: ir.Node, bits: int, block: int, symmetri
             shapes,
             DOMAIN,
             [byte, weight.outputs[0].dtype, byte],
-            parts=attribute(weight, "parts"),
+            **{name: a.value for name, a in weight.attributes.items()},
             bits=bits,
             block_size=block,
             symmetric=int(symmetric),
@@ -67,6 +68,30 @@ def quantize_linear(node: ir.Node, bits: int, block: int, symmetric: bool, accur
         accuracy_level=accuracy_level,
     )
     replace(node, [out])
+    return 1
+
+
+def quantize_experts(node: ir.Node, bits: int, block: int, accuracy_level: int) -> int:
+    """Experts -> QMoE, symmetric. 0 where the op cannot take them: no plain references, or a width that blocks do not divide."""
+    hidden, _, _, gate_up, down, *biases = parts(node)
+    weights = [produced_by(value, "Weight", DOMAIN) for value in (gate_up, down)]
+    if None in weights or any(value.shape[2] % block for value in (gate_up, down)):
+        return 0
+    first = alternating(node, weights[0])
+    if first is None:
+        return 0
+    references = [first, {name: a.value for name, a in weights[1].attributes.items()}]
+    stacks = []
+    for value, reference in zip((gate_up, down), references):
+        experts, rows, width = value.shape
+        shapes = [[experts, rows, width * bits // 8], [experts, rows, width // block]]
+        quantised = {"bits": bits, "block_size": block, "symmetric": 1}
+        types = [ir.DataType.UINT8, value.dtype]
+        stacks.append(emit_many(node, "QuantizedWeight", [], shapes, DOMAIN, types, **reference, **quantised))
+    scores, total, attributes = routed(node)
+    attributes |= {"expert_weight_bits": bits, "block_size": block, "accuracy_level": accuracy_level}
+    operands = [hidden, scores, *stacks[0], biases[0], *stacks[1], biases[1]]
+    replace(node, [mixture(node, "QMoE", operands, attributes, total)])
     return 1
 
 

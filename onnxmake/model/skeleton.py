@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from onnxmake.model.capture import load_config
+from onnxmake.model.capture.config import load_config
 from onnxmake.model.capture.weightless import weightless_causal_lm
 
 
@@ -24,7 +24,7 @@ def make_skeleton(config: Path, folder: Path, random: bool) -> None:
     """Write config.json and model.safetensors (one file, names and shapes as Transformers has them, tied weights
     once)."""
     transformers.logging.set_verbosity_error()
-    model = weightless_causal_lm(load_config(json.loads(config.read_text())), "eager", ())
+    model = weightless_causal_lm(load_config(json.loads(config.read_text())), "eager", "eager", ())
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(config, folder / "config.json")
     header, end = {}, 0

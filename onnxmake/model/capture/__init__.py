@@ -11,64 +11,55 @@ import torch
 import transformers
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, TopologicalSortPass
 
-from onnxmake.errors import UnsupportedError
-from onnxmake.model.capture import attention, layers, modules, stamp, tidy
+from onnxmake.model.capture import attention, experts, fold, layers, modules, sources, stamp, tidy
+from onnxmake.model.capture.config import load_config
+from onnxmake.model.capture.decoder import Decoder, example_inputs
 from onnxmake.model.capture.weightless import weightless_causal_lm
 from onnxmake.model.graph import DOMAIN
 
 IGNORED = [r"\.rotary_emb\.inv_freq$"]  # buffers that old checkpoints hold and Transformers computes
 
 
-def load_config(architecture: Mapping) -> transformers.PreTrainedConfig:
-    """The Transformers config of an architecture, refused where it names none or asks for code from the checkpoint."""
-    kind = architecture.get("model_type")
-    if kind not in transformers.CONFIG_MAPPING:
-        raise UnsupportedError(
-            f"config.json has model_type {kind!r}; Transformers {transformers.__version__} knows no such model.",
-            "The model is newer than the torch environment, or runs its own remote code.",
-            "Raise transformers in containers/torch/requirements.in and lock again; remote code is never run.",
-        )
-    config = transformers.CONFIG_MAPPING[kind].from_dict(dict(architecture))
-    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnsupportedError(
-            f"Transformers {transformers.__version__} has no causal language model for model_type {kind!r}.",
-            "The checkpoint is an encoder, a vision or a speech model.",
-            "Choose a checkpoint of a text-generating model.",
-        )
-    return config
-
-
 def _trace(config: transformers.PreTrainedConfig, tensors: Mapping[str, list[int]], whole: bool) -> ir.Model | None:
     """The graph of all layers; None where `whole` is off and the layers are too entangled to be stamped."""
-    model = weightless_causal_lm(config, attention.NAME, tensors)
+    model = weightless_causal_lm(config, attention.NAME, experts.NAME, tensors)
     path, stack = layers.find_layers(model) or ("", None)
-    kind = list(range(config.num_hidden_layers)) if stack is None or whole else layers.kinds(config, stack)
+    depth = getattr(config, "num_hidden_layers", 0)
+    kind = list(range(depth)) if stack is None or whole else layers.kinds(config, stack)
     traced = layers.representatives(kind)
-    aliases: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        aliases.setdefault(id(parameter), []).append(name)
-    tied = set(model.all_tied_weights_keys)
-    prefix = f"{model.base_model_prefix}."
+    tied = aliases(model)
+    found = sources.sources(model, tensors)
     if len(traced) < len(kind):
         layers.keep_layers(model, path, stack, traced)
-    decoder = attention.Decoder(model, traced)
+    decoder = Decoder(model)
     with torch.no_grad(), modules.semantic_modules(model):
-        inputs, dynamic = attention.example_inputs(decoder)
+        inputs, dynamic = example_inputs(decoder)
         exported = torch.export.export(decoder, (), kwargs=inputs, dynamic_shapes=dynamic, strict=False)
     graph_model = torch.onnx.export(exported, dynamo=True, verbose=False, opset_version=21, optimize=False).model
     graph = graph_model.graph
     tidy.plain_dimensions(graph)
     tidy.constant_shapes(graph)
-    tidy.weights_by_name(graph, {name for name, _ in decoder.named_parameters(remove_duplicate=False)})
-    if len(traced) < len(kind) and not stamp.stamp(graph_model, f"model.{path}", kind, traced):
-        return None
-    names: dict[str, list[str]] = {}
-    for group in aliases.values():  # a tied pair goes by the name of its source, then by the other
-        ordered = sorted(group, key=lambda name: name in tied)
-        ordered += [name.removeprefix(prefix) for name in ordered]
-        names |= {f"model.{name}": ordered for name in group}
-    tidy.checkpoint_names(graph, names, tensors, [*IGNORED, *(model._keys_to_ignore_on_load_unexpected or [])])
+    tidy.weights_by_name(graph, set(decoder.state_dict()))
+    fold.constants(graph_model)
+    fold.partial_rotations(graph)
+    states = decoder.states
+    if len(traced) < len(kind):
+        states = stamp.stamp(graph_model, f"model.{path}", kind, traced, states)
+        if states is None:
+            return None
+    tidy.checkpoint_names(graph, tied, found, tensors, [*IGNORED, *(model._keys_to_ignore_on_load_unexpected or [])])
+    fold.transposed_weights(graph)
+    tidy.name_states(graph, states)
     return graph_model
+
+
+def aliases(model: transformers.PreTrainedModel) -> dict[str, list[str]]:
+    """Parameter -> its names: a tied pair goes by the name of its source, then by the other."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    tied = set(model.all_tied_weights_keys)
+    return {name: sorted(group, key=tied.__contains__) for group in groups.values() for name in group}
 
 
 def capture(architecture: Mapping, tensors: Mapping[str, list[int]]) -> ir.Model:

@@ -3,10 +3,12 @@ graph."""
 
 import ast
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
+from onnxmake.model.capture.states import State
 from onnxmake.model.graph import attribute
 
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -16,8 +18,8 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 class Block:
     """The nodes of one traced layer, its past and present, and the hidden state it hands on."""
 
-    past: tuple[ir.Value, ir.Value]
-    present: tuple[ir.Value, ir.Value]
+    past: tuple[ir.Value, ...]
+    present: tuple[ir.Value, ...]
     nodes: list[ir.Node] = field(default_factory=list)
     output: ir.Value | None = None
 
@@ -33,14 +35,21 @@ def _layer_of(node: ir.Node, path: str) -> int | None:
     return next((int(m[1]) for m in matches if m), None)
 
 
-def _split(graph: ir.Graph, path: str) -> tuple[list[Block], list[ir.Node]] | None:
+def _split(
+    graph: ir.Graph, path: str, traced: Sequence[int], states: Sequence[State]
+) -> tuple[list[Block], list[ir.Node]] | None:
     """One block per layer and the nodes after them.
 
     None where layers share more than one hidden state with the next.
     """
-    past, present = graph.inputs[3:], graph.outputs[1:]
-    count = len(past) // 2
-    blocks = [Block(tuple(past[2 * i : 2 * i + 2]), tuple(present[2 * i : 2 * i + 2])) for i in range(count)]
+    pairs, count = list(zip(states, graph.inputs[3:], graph.outputs[1:])), len(traced)
+    blocks = [
+        Block(
+            tuple(past for s, past, _ in pairs if s.layer == layer),
+            tuple(out for s, _, out in pairs if s.layer == layer),
+        )
+        for layer in traced
+    ]
     after: list[ir.Node] = []
     place: dict[ir.Node, int] = {}  # node -> -1 before the layers, 0.. in a layer, count after them
     for node in graph:
@@ -65,8 +74,10 @@ def _split(graph: ir.Graph, path: str) -> tuple[list[Block], list[ir.Node]] | No
 def _describe(block: Block, hidden: ir.Value | None, prefix: str) -> list[tuple]:
     """A block as data: op, attributes without the layer's number, and where each operand comes from."""
     origin = {value: ("inner", n, o) for n, node in enumerate(block.nodes) for o, value in enumerate(node.outputs)}
-    origin |= {block.past[0]: ("past", 0), block.past[1]: ("past", 1), None: ("none",)} | (
-        {} if hidden is None else {hidden: ("hidden",)}
+    origin |= (
+        {past: ("past", i) for i, past in enumerate(block.past)}
+        | {None: ("none",)}
+        | ({} if hidden is None else {hidden: ("hidden",)})
     )
     return [
         (
@@ -113,18 +124,20 @@ def _copy(block: Block, values: dict[ir.Value, ir.Value], old: str, new: str, an
         anchor.graph.insert_before(anchor, copy)
 
 
-def stamp(model: ir.Model, path: str, kind: list[int], traced: list[int]) -> bool:
+def stamp(
+    model: ir.Model, path: str, kind: list[int], traced: list[int], states: Sequence[State]
+) -> list[State] | None:
     """Replace the traced layers by one copy for each entry of `kind`, in place.
 
-    False: their graphs do not allow it, nothing was done.
+    Returns the states of all layers. None: their graphs do not allow it, nothing was done.
 
-    Inputs are three and the pasts, outputs one and the presents. `path` is the layers' module path in the traced
-    program, `kind` the first layer like each layer, `traced` the real index of each traced one.
+    Inputs are three and the pasts, outputs one and the presents, as `states` says. `path` is the layers' module path in
+    the traced program, `kind` the first layer like each layer, `traced` the real index of each traced one.
     """
     graph = model.graph
-    split = _split(graph, path)
+    split = _split(graph, path, traced, states)
     if split is None:
-        return False
+        return None
     blocks, after = split
     described = [_describe(b, blocks[i - 1].output if i else None, f"{path}.{i}.") for i, b in enumerate(blocks)]
     template: dict[
@@ -132,20 +145,19 @@ def stamp(model: ir.Model, path: str, kind: list[int], traced: list[int]) -> boo
     ] = {}  # kind -> position of the block to copy; a later one, as the first layer's hidden state is special
     for position, layer in enumerate(traced):
         if kind[layer] in template and not _same(described[template[kind[layer]]], described[position]):
-            return False
+            return None
         template[kind[layer]] = position
 
-    anchor, hidden, past, present = blocks[0].nodes[0], None, [], []
+    anchor, hidden, past, present, stamped = blocks[0].nodes[0], None, [], [], []
     for layer, k in enumerate(kind):
         position = template[k] if layer else 0
         block = blocks[position]
         values: dict[ir.Value, ir.Value] = {} if hidden is None else {blocks[position - 1].output: hidden}
-        values |= {
-            v: ir.Value(name=f"past_{layer}_{side}", shape=v.shape, type=v.type) for side, v in enumerate(block.past)
-        }
+        values |= {v: ir.Value(name=f"past_{layer}_{i}", shape=v.shape, type=v.type) for i, v in enumerate(block.past)}
         past += [values[v] for v in block.past]
         _copy(block, values, f"{path}.{position}.", f"{path}.{layer}.", anchor)
         present += [values[v] for v in block.present]
+        stamped += [replace(s, layer=layer) for s in states if s.layer == traced[position]]
         hidden = values[block.output]
     for node in after:
         for i, value in enumerate(node.inputs):
@@ -154,4 +166,4 @@ def stamp(model: ir.Model, path: str, kind: list[int], traced: list[int]) -> boo
     graph.inputs[3:], graph.outputs[1:] = past, present
     for block in reversed(blocks):
         graph.remove(block.nodes, safe=True)
-    return True
+    return stamped

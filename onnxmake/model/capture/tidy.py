@@ -1,12 +1,14 @@
 """What a traced graph needs before it is a semantic graph: weights by name, plain dimensions, constant shapes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from onnxmake.errors import CheckpointError
-from onnxmake.model.graph import DOMAIN, emit, integers, nodes, prune, replace
+from onnxmake.model.capture.sources import Source
+from onnxmake.model.capture.states import State
+from onnxmake.model.graph import DOMAIN, attribute, emit, integers, nodes, prune, replace
 
 
 def weights_by_name(graph: ir.Graph, parameters: set[str]) -> None:
@@ -25,15 +27,19 @@ def _order(graph: ir.Graph) -> dict[ir.Node, int]:
 
 def plain_dimensions(graph: ir.Graph) -> None:
     """Name the dimensions batch, sequence, past and total; torch gives each input dimension a symbol of its own."""
-    names: dict[str, str] = {}
     ids, mask, positions, *past = graph.inputs
-    for value, dims in [
+    known: list[tuple[ir.Value, tuple[str | None, ...]]] = [
         (ids, ("batch", "sequence")),
         (mask, ("batch", "total")),
         (positions, ("batch", "sequence")),
-        *((v, ("batch", None, "past", None)) for v in past),
-    ]:
-        names |= {str(dim): name for dim, name in zip(value.shape, dims) if name}
+    ]
+    known += [(value, ("batch", None, "past", None)) for value in past]
+    names = {
+        str(dim): name
+        for value, dims in known
+        for dim, name in zip(value.shape, dims)
+        if name and not isinstance(dim, int)
+    }
     for value in [*graph.inputs, *(v for node in graph for v in node.outputs)]:
         if value.shape is not None:
             value.shape = ir.Shape(
@@ -64,52 +70,80 @@ def constant_shapes(graph: ir.Graph) -> None:
 
 
 def name_values(graph: ir.Graph) -> None:
-    """Inputs and outputs as GenAI expects them, the rest by number."""
+    """Inputs that are no state and the logits as GenAI expects them, the rest by number."""
+    states = {*graph.inputs[3:], *graph.outputs[1:]}
     for i, value in enumerate(v for node in graph for v in node.outputs):
-        value.name = f"v{i}"
+        if value not in states:
+            value.name = f"v{i}"
     for value, name in zip(graph.inputs, ("input_ids", "attention_mask", "position_ids")):
         value.name = name
     graph.outputs[0].name = "logits"
-    for kind, values in (("past_key_values", graph.inputs[3:]), ("present", graph.outputs[1:])):
-        for i, value in enumerate(values):
-            value.name = f"{kind}.{i // 2}.{('key', 'value')[i % 2]}"
-            if kind == "present":
-                value.shape = ir.Shape([*list(value.shape)[:2], "total", value.shape[3]])
     for i, node in enumerate(graph):
         node.name = f"n{i}"
 
 
-def checkpoint_names(
-    graph: ir.Graph, aliases: dict[str, list[str]], tensors: Mapping[str, list[int]], ignored: list[str]
-) -> None:
-    """Let every Weight refer to a tensor of the checkpoint: by one of the parameter's names.
+def name_states(graph: ir.Graph, states: Sequence[State]) -> None:
+    """past_key_values.N.key, .value, .conv_state and .recurrent_state in, present.N.* out."""
+    for state, past, present in zip(states, graph.inputs[3:], graph.outputs[1:]):
+        if present in graph.inputs or present.producer() is None:
+            raise AssertionError(state)
+        past.name, present.name = (f"{kind}.{state.layer}.{state.name}" for kind in ("past_key_values", "present"))
+        if state.growing:
+            shape = list(past.shape)
+            shape[state.growing] = "total"
+            present.shape = ir.Shape(shape)
 
-    With or without the base model's prefix.
+
+def _of(parts: Sequence[Source]) -> str:
+    names = list(dict.fromkeys(p.name for p in parts))
+    return (
+        f"Tensor {names[0]} is"
+        if len(names) == 1
+        else f"The {len(names)} tensors from {names[0]} to {names[-1]} make one"
+    )
+
+
+def checkpoint_names(
+    graph: ir.Graph,
+    aliases: Mapping[str, list[str]],
+    found: Mapping[str, tuple[list[Source], bool, list[int]]],
+    tensors: Mapping[str, list[int]],
+    ignored: list[str],
+) -> None:
+    """Let every Weight refer to tensors of the checkpoint, where one of the parameter's names is `found`.
 
     `tensors` is name -> shape. Raises CheckpointError for a missing, misshapen or unused tensor; names that match a
     pattern in `ignored` may be unused.
     """
-    used, missing = set(), []
+    missing = []
     for node in nodes(graph, "Weight"):
-        (name,) = node.attributes["parts"].value
-        found = next((n for n in aliases.get(name, [name]) if n in tensors), None)
-        if found is None:
-            missing.append(name.removeprefix("model."))
+        name = attribute(node, "parts")[0].removeprefix("model.")
+        shape = list(node.outputs[0].shape)
+        known = next((found[n] for n in aliases.get(name, [name]) if n in found), None)
+        if known is None:
+            missing.append(name)
             continue
-        if tensors[found] != list(node.outputs[0].shape):
+        parts, transposed, leading = known
+        first = tensors[parts[0].name]
+        stored = [*leading, first[-2 if transposed else -1]] if first else []
+        if stored != shape:
             raise CheckpointError(
-                f"Tensor {found} has shape {tensors[found]}; config.json asks for {list(node.outputs[0].shape)}.",
-                "config.json and the weights are of different models.",
-                "Fetch both files again from the same commit.",
+                f"{_of(parts)} of shape {stored}; config.json asks for {shape}.",
+                "config.json and the weights are of different models, or a shard was not copied.",
+                "Fetch all files again from the same commit.",
             )
-        node.attributes["parts"] = ir.AttrStrings("parts", [found])
-        used.add(found)
+        node.attributes["parts"] = ir.AttrStrings("parts", [p.name for p in parts])
+        if not all(p.whole for p in parts):
+            node.attributes["rows"] = ir.AttrInt64s("rows", [n for p in parts for n in (p.start, p.end)])
+        if transposed:
+            node.attributes["transposed"] = ir.AttrInt64("transposed", 1)
     if missing:
         raise CheckpointError(
             f"The checkpoint lacks {len(missing)} tensors, the first is {sorted(missing)[0]}.",
             "A shard was not copied, or config.json describes another model.",
             "Compare the files with those of the model's repository.",
         )
+    used = {p.name for parts, _, _ in found.values() for p in parts}
     unused = sorted(n for n in set(tensors) - used if not any(re.search(p, n) for p in ignored))
     if unused:
         raise CheckpointError(

@@ -4,15 +4,20 @@ Op type -> function(node) that replaces the node.
 
 | op | inputs -> outputs | attributes |
 |---|---|---|
-| Weight | -> tensor of the checkpoint, in the output's dtype | parts: names, concatenated along axis 0; offset: added |
+| Weight | -> tensor of the checkpoint, in the output's dtype | parts: names, one's rows after the other's; rows: the start and end of each, where not whole; transposed: the last two axes of each part; alternate: the first half of each matrix's rows between those of the second; offset: added |
 | QuantizedWeight | -> packed uint8, scales, zero points (asymmetric only) | parts, shape, bits, block_size, symmetric |
 | Linear | x [.., K], weight [N, K], bias [N]? -> x W^T + b | |
 | RMSNorm | x, weight [K] -> x / rms(x) * (offset + weight) | epsilon, offset |
-| RotaryTable | position_ids [B, S] -> cos, sin [B, S, R] | frequencies [R/2], scale, positions; far_frequencies and threshold: those that hold once a position reaches threshold |
-| RotaryEmbedding | x [B, H, S, D], cos, sin -> x, its first R channels rotated by halves | |
-| Attention | q [B, H, S, D], k, v [B, KV, S, D], past k, past v, mask [B, total], sinks? -> out [B, S, H, D], present k, present v | scale; window, softcap |
+| LayerNorm | x [.., K], weight [K], bias [K]? -> (x - mean) / deviation * (offset + weight) + bias | epsilon, offset |
+| RotaryTable | position_ids [B, S] -> cos, sin | frequencies [R/2], scale, positions; layout: [B, S, R] with each frequency in both halves, or in neighbours; or once, [B, S, R/2]; far_frequencies and threshold: those that hold once a position reaches threshold |
+| RotaryEmbedding | x [B, H, S, D], cos, sin -> x, its first R channels rotated | interleaved: channel i with its neighbour, else with i + R/2; layout of cos and sin |
+| Attention | q [B, H, S, D], k [B, KV, S, D], v [B, KV, S, Dv], past k?, past v?, mask [B, total]?, sinks [H]?, bias [B, 1 or H, S, total]? -> out [B, S, H, Dv], present k, present v (both only with a past) | scale, causal; window, softcap |
+| LinearAttention | q, k [B, S, H, K], v [B, S, H, V], decay [B, S, H] or [B, S, H, K], state [B, H, K, V], beta [B, S, H]? -> out [B, S, H, V], state; computed in float32 | scale |
+| Experts | hidden [T, H], index, weights [T, K], gate_up [E, 2I, H], down [E, H, I], their biases? -> [T, H]: the sum over K of weight x down(g sigmoid(alpha g) (u + beta)), g and u the two halves of gate_up(x) | alpha, beta, limit of g and u (0: none), interleaved: g and u alternate |
 
-Attention is causal and sees positions where the mask is 1, at most `window` back.
+Attention sees positions where the mask is 1; if causal, none behind the query, the last of the keys being the last query's;
+at most `window` back. LinearAttention, token by token: state *= exp(decay); state += k (beta (v - state^T k))^T, or k v^T
+without beta; out = scale state^T q.
 
 An entry named domain::op is for an op that the export or a quantiser writes, and the device takes in another form.
 """

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxmake.model.experts import alternating, dense, mixture, parts, routed
 from onnxmake.model.graph import CONTRIB, DOMAIN, attribute, constant, emit, emit_many, integers, produced_by, replace
 from onnxmake.model.lowering import portable
 
@@ -21,34 +22,31 @@ def linear(node: ir.Node) -> None:
 
 def rms_norm(node: ir.Node) -> None:
     """SimplifiedLayerNormalization, with the residual addition in front of it where there is one."""
-    x, shape, epsilon = node.inputs[0], node.inputs[0].shape, attribute(node, "epsilon")
+    x, operands, epsilon = node.inputs[0], [portable.norm_weight(node)], attribute(node, "epsilon")
+    if not _with_residual(node, "SkipSimplifiedLayerNormalization", operands, epsilon):
+        settings = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
+        replace(node, [emit(node, "SimplifiedLayerNormalization", [x, *operands], x.shape, **settings)])
+
+
+def layer_norm(node: ir.Node) -> None:
+    """LayerNormalization, with the residual addition in front of it where there is one."""
+    operands = [portable.norm_weight(node), *node.inputs[2:]]
+    if not _with_residual(node, "SkipLayerNormalization", operands, attribute(node, "epsilon")):
+        portable.layer_norm(node)
+
+
+def _with_residual(node: ir.Node, op: str, operands: Sequence[ir.Value], epsilon: float) -> bool:
+    """Replace norm and addition by one op, which hands out the sum, too."""
+    x, shape = node.inputs[0], node.inputs[0].shape
     add = produced_by(x, "Add")
     if add is None or len(shape) != 3 or any(v.shape != shape for v in add.inputs):
-        replace(
-            node,
-            [
-                emit(
-                    node,
-                    "SimplifiedLayerNormalization",
-                    [x, portable.norm_weight(node)],
-                    shape,
-                    axis=-1,
-                    epsilon=epsilon,
-                    stash_type=1,
-                )
-            ],
-        )
-        return
+        return False
     normed, _, _, total = emit_many(
-        add,
-        "SkipSimplifiedLayerNormalization",
-        [*add.inputs, portable.norm_weight(node)],
-        [shape, None, None, shape],
-        CONTRIB,
-        epsilon=epsilon,
+        add, op, [*add.inputs, *operands], [shape, None, None, shape], CONTRIB, epsilon=epsilon
     )
     replace(node, [normed])
     replace(add, [total])
+    return True
 
 
 def tokens_first(node: ir.Node, value: ir.Value) -> ir.Value:
@@ -83,8 +81,10 @@ def _rotation(q: ir.Value, k: ir.Value) -> tuple[ir.Node, ir.Node, ir.Node] | No
     turns = [produced_by(x, "RotaryEmbedding", DOMAIN) for x in (q, k)]
     if None in turns or turns[0].inputs[1:] != turns[1].inputs[1:]:
         return None
+    if attribute(turns[0], "interleaved") != attribute(turns[1], "interleaved"):
+        return None
     table = fixed_table(turns[0])
-    if table is None or table.outputs[0].shape[2] % 16 or q.shape[3] % 16:
+    if table is None or portable.rotary_width(turns[0]) % 16 or q.shape[3] % 16:
         return None
     return turns[0], turns[1], table
 
@@ -116,7 +116,7 @@ def _packed(node: ir.Node, streams: list[ir.Value]) -> list[ir.Value | None]:
     operands = []
     for same in list(zip(*(n.inputs for n in linears)))[1:]:
         weights = [produced_by(v, "Weight", DOMAIN) for v in same]
-        if None in weights or any("offset" in w.attributes for w in weights):
+        if None in weights or any({"offset", "rows", "transposed"} & set(w.attributes) for w in weights):
             return streams
         shape = [sum(v.shape[0] for v in same), *list(same[0].shape)[1:]]
         operands.append(
@@ -136,19 +136,22 @@ def _packed(node: ir.Node, streams: list[ir.Value]) -> list[ir.Value | None]:
 
 def attention(node: ir.Node) -> None:
     """With one packed product and the rotation inside, where it can be."""
-    q, k, v = node.inputs[:3]
-    if q.shape[3] != v.shape[3]:
+    q, k, v, past, _, mask, _, bias = portable.attention_inputs(node)
+    if q.shape[3] != v.shape[3] or past is None or mask is None or bias is not None or not attribute(node, "causal", 1):
         portable.attention(node)
         return
-    rotation, caches = _rotation(q, k), []
+    rotation, caches, interleaved = _rotation(q, k), [], 0
     if rotation:
         q, k, caches = rotation[0].inputs[0], rotation[1].inputs[0], rotary_caches(rotation[2])
-    group_query_attention(node, _packed(node, [tokens_first(node, x) for x in (q, k, v)]), caches)
+        interleaved = attribute(rotation[0], "interleaved")
+    group_query_attention(node, _packed(node, [tokens_first(node, x) for x in (q, k, v)]), caches, interleaved)
 
 
-def group_query_attention(node: ir.Node, streams: Sequence[ir.Value | None], caches: Sequence[ir.Value] = ()) -> None:
+def group_query_attention(
+    node: ir.Node, streams: Sequence[ir.Value | None], caches: Sequence[ir.Value] = (), interleaved: int = 0
+) -> None:
     """Attention over q, k, v [B, S, heads * D], or over all three in the first; rotated by cos and sin caches if given."""
-    graph, (q, k, _, past_k, past_v, mask, *sinks) = node.graph, node.inputs
+    graph, (q, k, _, past_k, past_v, mask, sinks, _) = node.graph, portable.attention_inputs(node)
     (batch, heads, seq, dim), kv, int32 = q.shape, k.shape[1], ir.DataType.INT32
     scalar = constant(graph, np.array(1, np.int64))
     ones = emit(
@@ -158,10 +161,20 @@ def group_query_attention(node: ir.Node, streams: Sequence[ir.Value | None], cac
     size = emit(node, "Gather", [emit(node, "Shape", [mask], [2], dtype=ir.DataType.INT64), scalar], [], axis=0)
     total = emit(node, "Cast", [size], [], dtype=int32, to=int(int32))
     attributes = {"softcap": cap} if (cap := attribute(node, "softcap")) else {}
+    if interleaved:
+        attributes["rotary_interleaved"] = 1
     out, *present = emit_many(
         node,
         "GroupQueryAttention",
-        [*streams, past_k, past_v, lengths, total, *(caches or (None, None)), *([None, None, *sinks] if sinks else [])],
+        [
+            *streams,
+            past_k,
+            past_v,
+            lengths,
+            total,
+            *(caches or (None, None)),
+            *([None, None, sinks] if sinks is not None else []),
+        ],
         [[batch, seq, heads * dim], node.outputs[1].shape, node.outputs[2].shape],
         CONTRIB,
         [q.dtype] * 3,
@@ -177,5 +190,26 @@ def group_query_attention(node: ir.Node, streams: Sequence[ir.Value | None], cac
     )
 
 
-TABLE = {**portable.TABLE, "Linear": linear, "RMSNorm": rms_norm, "Attention": attention}
+def experts(node: ir.Node) -> None:
+    """MoE, where gate and up rows can be made to alternate."""
+    _, _, _, gate_up, down, first_bias, second_bias = parts(node)
+    weight = produced_by(gate_up, "Weight", DOMAIN)
+    reference = None if weight is None else alternating(node, weight)
+    if reference is None:
+        dense(node)
+        return
+    scores, total, attributes = routed(node)
+    stack = emit(node, "Weight", [], gate_up.shape, DOMAIN, gate_up.dtype, **reference)
+    operands = [node.inputs[0], scores, stack, first_bias, down, second_bias]
+    replace(node, [mixture(node, "MoE", operands, attributes, total)])
+
+
+TABLE = {
+    **portable.TABLE,
+    "Experts": experts,
+    "Linear": linear,
+    "RMSNorm": rms_norm,
+    "LayerNorm": layer_norm,
+    "Attention": attention,
+}
 PROVIDER_OPTIONS: list[dict[str, dict[str, str]]] = []

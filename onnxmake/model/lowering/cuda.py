@@ -5,7 +5,18 @@ Attention has no float32 kernel there, so a target casts to fp16 or bf16 right a
 
 import onnx_ir as ir
 
+from onnxmake.errors import UnsupportedError
+from onnxmake.model.experts import dense
 from onnxmake.model.lowering import cpu
+
+
+def experts_unproven(node: ir.Node) -> None:
+    """Refused: the kernels of other devices than the CPU read quantised experts in layouts of their own."""
+    raise UnsupportedError(
+        "The model has quantised experts.",
+        "Only the CPU's kernel for them is known to read them as they are written.",
+        'Write experts = "keep" under the quantiser, or choose device = "cpu".',
+    )
 
 
 def matmul_nbits(node: ir.Node) -> None:
@@ -13,7 +24,12 @@ def matmul_nbits(node: ir.Node) -> None:
     node.attributes.pop("accuracy_level", None)
 
 
-TABLE = {**cpu.TABLE, "com.microsoft::MatMulNBits": matmul_nbits}
+TABLE = {
+    **cpu.TABLE,
+    "Experts": dense,
+    "com.microsoft::QMoE": experts_unproven,
+    "com.microsoft::MatMulNBits": matmul_nbits,
+}
 PROVIDER_OPTIONS = [  # no graph capture: it wants every shape fixed; residual sums of norms in float32
     {"cuda": {"enable_cuda_graph": "0", "enable_skip_layer_norm_strict_mode": "1"}}
 ]

@@ -9,18 +9,21 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmake.errors import UnsupportedError
+from onnxmake.model.experts import dense
 from onnxmake.model.graph import CONTRIB, DOMAIN, attribute, constant, emit, integers, nodes, produced_by, replace
 from onnxmake.model.lowering import cpu, portable
+from onnxmake.model.lowering.cuda import experts_unproven
 
 
 def rotary_embedding(node: ir.Node) -> None:
     """RotaryEmbedding over x [B, S, H * D], position_ids, cos and sin [positions, R / 2]."""
-    (x, cos, _), table = node.inputs, cpu.fixed_table(node)
+    x, table = node.inputs[0], cpu.fixed_table(node)
     if table is None:
         portable.rotary_embedding(node)
         return
-    (batch, heads, seq, dim), width = x.shape, cos.shape[2]
+    (batch, heads, seq, dim), width = x.shape, portable.rotary_width(node)
     partial = {} if width == dim else {"num_heads": heads, "rotary_embedding_dim": width}
+    partial |= {"interleaved": 1} if attribute(node, "interleaved") else {}
     operands = [cpu.tokens_first(node, x), table.inputs[0], *cpu.rotary_caches(table)]
     out = emit(node, "RotaryEmbedding", operands, [batch, seq, heads * dim], CONTRIB, **partial)
     out = emit(node, "Reshape", [out, integers(node.graph, [0, 0, heads, dim])], [batch, seq, heads, dim])
@@ -29,14 +32,20 @@ def rotary_embedding(node: ir.Node) -> None:
 
 def attention(node: ir.Node) -> None:
     """The kernel reads scale and lengths alone: what else the layer asks for would be dropped in silence."""
-    (q, _, v, *_), reach = node.inputs, [attribute(table, "positions") for table in nodes(node.graph, "RotaryTable")]
+    (q, _, v, past, _, _, sinks, bias), reach = (
+        portable.attention_inputs(node),
+        [attribute(table, "positions") for table in nodes(node.graph, "RotaryTable")],
+    )
     window = attribute(node, "window")
     asked = {
         f"a window of {window}": window and not (reach and window >= max(reach)),
         "a soft cap": attribute(node, "softcap"),
-        "sinks": len(node.inputs) > 6,
+        "sinks": sinks is not None,
         "values of another width": q.shape[3] != v.shape[3],
     }
+    if past is None or bias is not None or not attribute(node, "causal", 1):
+        portable.attention(node)
+        return
     if ignored := [name for name, there in asked.items() if there]:
         raise UnsupportedError(
             f"The attention of {node.outputs[1].name} has {ignored[0]}.",
@@ -96,6 +105,8 @@ def gather_block_quantized(node: ir.Node) -> None:
 
 TABLE = {
     **cpu.TABLE,
+    "Experts": dense,
+    "com.microsoft::QMoE": experts_unproven,
     "RotaryEmbedding": rotary_embedding,
     "Attention": attention,
     "com.microsoft::MatMulNBits": matmul_nbits,
