@@ -49,3 +49,18 @@ def task_image():
 def task_prebuilt():
     """export the shipped targets' graphs into targets/prebuilt"""
     return tasks.prebuilt_graphs()
+
+
+def task_check():
+    """a twin of the checkpoint, after the target's passes, against Transformers"""
+    yield from runs.checks(PLAN)
+
+
+def task_support():
+    """which architectures are proven right, and where"""
+    return runs.support_table()
+
+
+def task_sweep():
+    """prove every architecture anew, into docs/support.md: doit sweep, or doit sweep:llama"""
+    yield from runs.sweeps()

@@ -62,3 +62,7 @@ class StepFailed(OnnxmakeError):
 
 class EngineError(EnvironmentMissing):
     """The container engine is missing, refuses, or failed."""
+
+
+class CheckFailed(OnnxmakeError):
+    """A model was built and does not compute what it should."""

@@ -20,6 +20,7 @@ doit try:NAME -p "text"         generate text with it
 doit bench:NAME                 measure it                        (doit bench: all that are built)
 doit bundle:NAME                pack it to measure it where its device is
 doit image:NAME                 an environment as an image        (doit image: all of them)
+doit support                    which architectures are proven    (doit sweep:NAME: prove one anew)
 doit runner=docker build:NAME   build it in containers
 doit why build:NAME             what would run, and why
 doit plan build:NAME            the same as a table, with times

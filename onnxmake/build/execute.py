@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import budget, fetch, history, key, locks, paths, results, runner, source, staging, store
+from onnxmake.build import budget, fetch, history, key, locks, paths, results, runner, source, staging, store, support
 from onnxmake.build.digest import digest_file
 from onnxmake.build.files import canonical_json, storage_errors
 from onnxmake.build.plan import Step
@@ -88,6 +88,7 @@ def record_of(target: Target, steps: list[Step]) -> dict:
         "files": files,
         "steps": [{"pass": s.name, "key": m["key"]} for s, m in zip(steps, manifests)],
         "status": results.status(target, files),
+        "proof": support.proof(target, steps[0].checkpoint),
     }
 
 

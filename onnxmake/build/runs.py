@@ -1,9 +1,9 @@
-"""What is done with built targets, and images, as doit tasks: try, bench, bundle, image."""
+"""What is done with built targets, images and architectures, as doit tasks: try, bench, bundle, image, check, support, sweep."""
 
 import sys
 from collections.abc import Iterator
 
-from onnxmake.build import bundle, image, measure
+from onnxmake.build import bundle, check, image, measure, support
 from onnxmake.build.plan import Plan
 from onnxmake.build.tasks import Task, acting, failing, task
 from onnxmake.errors import TargetError
@@ -67,3 +67,29 @@ def images() -> Iterator[Task]:
     fresh = {"name": "no_cache", "long": "no-cache", "type": bool, "default": False, "help": "build every layer again"}
     for name in image.names():
         yield task(name, "build the environment's image, if it is not there yet", image.make, name, params=[fresh])
+
+
+def checks(plan: Plan) -> Iterator[Task]:
+    for name, (target, chain) in plan.targets.items() if _asked("check") else ():
+        doc, source = "compare a twin after the target's passes with Transformers", chain[0].checkpoint
+        yield task(name, doc, check.check, target, source, task_dep=[f"_source:{source.id}"])
+
+
+def support_table() -> Task:
+    return {
+        "actions": [(acting(lambda: support.show(support.read())),)],
+        "io": {"capture": False},
+        "doc": "which architectures are proven right, and where",
+    }
+
+
+def sweeps() -> Iterator[Task]:
+    """`doit sweep` proves all at once; sweep:NAME stands outside the group."""
+    if not _asked("sweep"):
+        return
+    yield task("all", "prove every architecture, which takes about half an hour", support.refresh, ())
+    for word in sys.argv[1:]:
+        group, _, name = word.partition(":")
+        if group == "sweep" and name and name != "all":
+            made = task(name, "prove one architecture", support.refresh, (name,))
+            yield {k: v for k, v in made.items() if k != "name"} | {"basename": word}

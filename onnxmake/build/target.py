@@ -15,6 +15,14 @@ from onnxmake.errors import TargetError
 COMMIT = re.compile(r"[0-9a-f]{40}")
 RESERVED = {"may_skip": (bool, "true or false"), "memory_mb": (int, "4000 or another number of megabytes")}
 
+FORMS = {
+    "device": 'device = "cpu"',
+    "unproven": "unproven = true",
+    "source": "[source]",
+    "bench": "[bench]",
+    "pass": "[[pass]]",
+}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -69,6 +77,7 @@ class Target:
     source: Source
     passes: tuple[Use, ...]
     bench: Bench
+    unproven: bool = False  # build also what no sweep has found right
 
 
 def _use(table: dict, number: int, device: str, where: str) -> Use:
@@ -106,7 +115,7 @@ def read_target(file: Path) -> Target:
         raise TargetError(
             f"{where} is not TOML: {error}.", "A quote, bracket or equals sign is missing there.", "Mend that line."
         ) from None
-    allowed = {"device": str, "source": dict, "pass": list, "bench": dict}
+    allowed: dict[str, type] = {"device": str, "unproven": bool, "source": dict, "pass": list, "bench": dict}
     for key, value in table.items():
         if key not in allowed:
             raise TargetError(
@@ -115,9 +124,9 @@ def read_target(file: Path) -> Target:
                 nearest(key, allowed),
             )
         if not isinstance(value, allowed[key]) or (
-            key == "pass" and not all(isinstance(entry, dict) for entry in value)
+            key == "pass" and not all(isinstance(entry, dict) for entry in table["pass"])
         ):
-            form = {"source": "[source]", "bench": "[bench]", "pass": "[[pass]]"}.get(key, 'device = "cpu"')
+            form = FORMS[key]
             raise TargetError(
                 f"{where}: {key} is not written as {form}.", "The value has the wrong type.", f"Write {form}."
             )
@@ -145,6 +154,7 @@ def read_target(file: Path) -> Target:
         parse(Source, table["source"], f"{where}: [source]"),
         uses,
         parse(Bench, table.get("bench", {}), f"{where}: [bench]"),
+        table.get("unproven", False),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from doit import get_var
 from doit.exceptions import TaskFailed
 
-from onnxmake.build import execute, key, locks, paths, prebuilt, source
+from onnxmake.build import execute, key, locks, paths, prebuilt, source, support
 from onnxmake.build.plan import Plan, Step, checkpoint_of, steps_of
 from onnxmake.build.target import Target, read_targets
 from onnxmake.errors import OnnxmakeError
@@ -123,22 +123,24 @@ def steps(plan: Plan) -> Iterator[Task]:
         )
 
 
-def _needs(chain: list[Step]) -> str:
-    """Names what a chain reads of its checkpoint: chains that read the same are checked once."""
-    return f"{chain[0].checkpoint.id}:{'+'.join(dict.fromkeys(step.name for step in chain))}"
+def _needs(target: Target, chain: list[Step]) -> str:
+    """Names what a target asks of its checkpoint: those that ask the same are checked once."""
+    asked = [*dict.fromkeys(step.name for step in chain), target.device, *(["unproven"] if target.unproven else [])]
+    return f"{chain[0].checkpoint.id}:{'+'.join(asked)}"
 
 
 def inputs(plan: Plan) -> Iterator[Task]:
-    """Before a target's first step: does the checkpoint hold what the later ones need?"""
-    for name, chain in {_needs(steps): steps for _, steps in plan.targets.values()}.items():
+    """Before a target's first step: does the checkpoint hold what the later ones need, and is its architecture proven?"""
+    for name, (target, chain) in {_needs(*both): both for both in plan.targets.values()}.items():
 
-        def check(chain=chain) -> None:
+        def check(target=target, chain=chain) -> None:
+            support.check(target, chain[0].checkpoint)
             for step in chain:
                 key.check_inputs(step)
 
         yield task(
             name,
-            "check that the checkpoint has every file that the steps need",
+            "check that the checkpoint has every file that the steps need, and that its architecture is proven",
             check,
             task_dep=[f"_source:{chain[0].checkpoint.id}"],
         )
@@ -157,7 +159,7 @@ def builds(plan: Plan) -> Iterator[Task]:
             target,
             chain,
             check=execute.is_delivered,
-            task_dep=[f"_inputs:{_needs(chain)}", f"_step:{chain[-1].id}"],
+            task_dep=[f"_inputs:{_needs(target, chain)}", f"_step:{chain[-1].id}"],
             clean=[functools.partial(execute.clean, target)],
         )
     for name, error in plan.broken.items():

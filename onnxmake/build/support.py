@@ -1,0 +1,161 @@
+"""Which architectures are proven right on which device: docs/support.md, as the last sweep over twins found them.
+
+A sweep makes a twin of every causal language model that Transformers has, computes its logits there, builds it for
+every device, and runs what the CPU provider can.
+"""
+
+import datetime
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxmake.build import job, paths, runner
+from onnxmake.build.files import read_json, write_atomically
+from onnxmake.build.report import say
+from onnxmake.build.source import Checkpoint
+from onnxmake.build.target import Target
+from onnxmake.errors import UnsupportedError
+
+FILE = paths.ROOT / "docs" / "support.md"
+DEVICES = ("portable", "cpu", "cuda", "directml", "genai")
+TOLERANCE = 1e-4  # of float32 logits, relative to the largest
+HEAD = f"""# Which architectures are right, and where
+
+Written by `doit sweep`. Each row is a twin: the architecture's own configuration with few layers and small widths, and
+random weights. It was captured, lowered for each device, and its float32 logits compared with those of Transformers
+over a prompt longer than any window and rope boundary, 16 decoded tokens, and (in standard operators) a batch with
+padding. A number is the largest difference, relative to the largest logit: right means below {TOLERANCE:.0e}. The graphs for
+cuda and directml ran on the CPU provider, which has their operators. In the column genai, ONNX Runtime GenAI ran the
+cpu graph: right means the same tokens as Transformers' without sampling.
+
+| architecture | {" | ".join(DEVICES)} | date |
+|---|{"---|" * len(DEVICES)}---|
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An architecture's verdicts by device, "right 1.1e-06" for one, and when they were found."""
+
+    verdicts: tuple[str, ...]
+    date: str
+
+    def verdict(self, device: str) -> str:
+        return self.verdicts[DEVICES.index(device)]
+
+
+def read(file: Path = FILE) -> dict[str, Row]:
+    """Architecture -> row; none where there is no table."""
+    if not file.exists():
+        return {}
+    rows = [line.strip("|\n ").split(" | ") for line in file.read_text("utf-8").splitlines() if line.startswith("| ")]
+    return {name: Row(tuple(verdicts), date) for name, *verdicts, date in rows[1:]}
+
+
+def save(rows: Mapping[str, Row], file: Path = FILE) -> None:
+    lines = [f"| {' | '.join([name, *row.verdicts, row.date])} |\n" for name, row in sorted(rows.items())]
+    write_atomically(file, HEAD + "".join(lines))
+
+
+def verdict(outcome: Mapping[str, Any]) -> str:
+    """One cell: right or WRONG with the error, or why there is none."""
+    if "result" in outcome:
+        error = max(outcome["result"].values(), key=lambda e: (math.isnan(e), e))
+        return f"{'right' if error < TOLERANCE else 'WRONG'} {error:.1e}"
+    ((kind, why),) = outcome.items()
+    return re.sub(r"\x1b\[\d+m", "", f"{kind}: {why}").replace("|", "/").replace("\n", " ")[:160]
+
+
+def is_proven(architecture: str | None, device: str, rows: Mapping[str, Row]) -> bool:
+    return architecture is not None and architecture in rows and rows[architecture].verdict(device).startswith("right")
+
+
+def _columns(target: Target) -> list[str]:
+    """What must be right for the target: its device's graph, and GenAI where that is to run it."""
+    return [target.device, *(["genai"] if any(u.declaration.name == "package_genai" for u in target.passes) else [])]
+
+
+def _architecture(checkpoint: Checkpoint) -> str | None:
+    return read_json(checkpoint.manifest.parent / "architecture.json").get("model_type")
+
+
+def _verdict(target: Target, architecture: str | None, rows: Mapping[str, Row]) -> str:
+    """The first verdict of the target's columns that is not right, or that of its device."""
+    if architecture is None or architecture not in rows:
+        return f"docs/support.md has no row for it: no sweep has tried {architecture}"
+    verdicts = {column: rows[architecture].verdict(column) for column in _columns(target)}
+    wrong = [f"{column}: {v}" for column, v in verdicts.items() if not v.startswith("right")]
+    return wrong[0] if wrong else verdicts[target.device]
+
+
+def _exports(target: Target) -> bool:
+    """Whether the target takes its graph from Transformers, which is what a sweep proves."""
+    return any(use.declaration.name == "export" for use in target.passes)
+
+
+def proof(target: Target, checkpoint: Checkpoint) -> str | None:
+    """What a built target's manifest says of its architecture: the sweep's verdict and date, or that there is none."""
+    if not _exports(target):
+        return None
+    architecture, rows = _architecture(checkpoint), read()
+    verdict = _verdict(target, architecture, rows)
+    if not verdict.startswith("right"):
+        return f"unproven: {architecture} on {target.device}"
+    return f"{architecture} on {target.device}: {verdict}, {rows[str(architecture)].date}"
+
+
+def check(target: Target, checkpoint: Checkpoint) -> None:
+    """Raises UnsupportedError where the target's architecture is not proven, and the target does not say that it may."""
+    if target.unproven or not _exports(target):
+        return
+    architecture, rows = _architecture(checkpoint), read()
+    verdict = _verdict(target, architecture, rows)
+    if verdict.startswith("right"):
+        return
+    raise UnsupportedError(
+        f"{paths.shown(target.file)}: {architecture} is not proven right on {target.device}.",
+        f"docs/support.md says {verdict}." if architecture in rows else f"{verdict}.",
+        f"doit sweep:{architecture} tries it; unproven = true in the target builds it as it is.",
+    )
+
+
+def sweep(kinds: Sequence[str]) -> dict[str, Row]:
+    """Make and compare the twins of `kinds`, or of all architectures; returns their rows."""
+    folder = paths.BUILD / "sweep"
+    folder.mkdir(parents=True, exist_ok=True)
+    log, action = paths.BUILD / "logs" / "sweep.log", {"folder": str(folder), "kinds": list(kinds)}
+    made = _run("sweep", "torch", folder, action, log)
+    names = [name for name, outcome in made.items() if "result" in outcome]
+    compared = _run("parity", "cpu", folder, {"folder": str(folder), "names": names}, log)
+    today = datetime.date.today().isoformat()
+    return {
+        name: Row(tuple(verdict(compared[name][d] if name in compared else outcome) for d in DEVICES), today)
+        for name, outcome in made.items()
+    }
+
+
+def _run(module: str, environment: str, folder: Path, action: Mapping[str, Any], log: Path) -> dict[str, Any]:
+    program = job.module(f"onnxmake.model.{module}", environment, write=(str(folder),))
+    return runner.run(program, action, log, module, lambda line: say(line.rstrip()))
+
+
+def refresh(kinds: Sequence[str]) -> None:
+    """Sweep and write what was found into docs/support.md; rows of others stay."""
+    found = sweep(kinds)
+    rows = (read() if kinds else {}) | found
+    save(rows)
+    show(found)
+
+
+def show(rows: Mapping[str, Row]) -> None:
+    """Print the table, and how many are right where."""
+    from tabulate import tabulate
+
+    cells = [[name, *row.verdicts, row.date] for name, row in sorted(rows.items())]
+    say(tabulate(cells, ["architecture", *DEVICES, "proven on"], maxcolwidths=[None, *[28] * len(DEVICES), None]))
+    for device in DEVICES:
+        right = sum(is_proven(name, device, rows) for name in rows)
+        say(f"{device}: {right} of {len(rows)} right")
