@@ -11,17 +11,18 @@ from graphs import bind, load_pass, operations, run
 from onnxruntime import InferenceSession
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 from test_passes import checkpoint, head
-from test_twins import Runner, lowered
+from test_twins import lowered
 
 from onnxmake.errors import UnsupportedError
 from onnxmake.model import canonical
 from onnxmake.model.graph import CONTRIB, nodes
 from onnxmake.model.lowering import lower, provider_options, table
+from onnxmake.model.parity import Runner
 
-TWINS = ("llama-rope3-biases-tied", "mistral-window", "phi3-longrope", "phi4-mini", "qwen2-tied", "qwen3")
-PACKED = {"llama-rope3-biases-tied", "mistral-window", "qwen2-tied"}
+TWINS = ("llama-rope3-biases-tied", "mistral", "phi3-longrope", "phi4-mini", "qwen2-tied", "qwen3")
+PACKED = {"llama-rope3-biases-tied", "mistral", "qwen2-tied"}
 PORTABLE = {"phi3-longrope", "phi4-mini"}  # rotations that CUDA's attention does not take inside
-CASES = [(d, name) for d in ("cuda", "directml") for name in TWINS if (d, name) != ("directml", "mistral-window")]
+CASES = [(d, name) for d in ("cuda", "directml") for name in TWINS if (d, name) != ("directml", "mistral")]
 # what both providers have a kernel for, by onnxruntime's docs/OperatorKernels.md
 BOTH = """Add BitShift BitwiseAnd Cast Concat Constant Cos Gather GreaterOrEqual Mul Neg Range ReduceMax ReduceSum Reshape
     Shape Sigmoid SimplifiedLayerNormalization Sin Slice Split Sub Transpose Unsqueeze Where FusedMatMul

@@ -52,7 +52,7 @@ def checkout(tmp_path_factory):
     """A copy of the checkout that tests may edit, with the three targets built in its own output, from the user's store."""
     root = tmp_path_factory.mktemp("leaves")
     ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("onnxmake", "passes", "containers", "targets"):
+    for name in ("onnxmake", "passes", "containers", "targets", "docs"):
         shutil.copytree(paths.ROOT / name, root / "checkout" / name, ignore=ignored)
     for name in ("dodo.py", "pyproject.toml", "README.md"):
         shutil.copy(paths.ROOT / name, root / "checkout")

@@ -1,0 +1,72 @@
+"""Quantised twins against the same arithmetic in numpy: weights rounded there, and computed with by the portable graph."""
+
+import json
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import load_pass, operations
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from test_kernels import oracle
+from twins import make_twin
+
+from onnxmake.model import canonical, parity, reference
+from onnxmake.model.capture import capture
+from onnxmake.model.emulate import rounded
+from onnxmake.model.optimize import optimize
+from onnxmake.model.safetensors import read_checkpoint
+
+NAMES = ("qwen2-tied", "gpt2", "gpt_oss", "qwen3_moe", "granitemoe")  # plain, transposed; experts in three layouts
+TOLERANCE = 1e-4
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 70)), elements=st.floats(-8, 8, width=16)),
+    st.sampled_from([4, 8]),
+    st.sampled_from([16, 32]),
+    st.booleans(),
+)
+def test_numpy_rounds_as_onnxruntime_does(weight, bits, block, symmetric):
+    packed, scales, zeros = oracle(weight, bits, block, symmetric)
+    codes = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:2], -1)
+    middle = np.full(scales.shape, 2.0 ** (bits - 1), np.float32)
+    if not symmetric:
+        points = zeros if bits == 8 else np.stack([zeros & 15, zeros >> 4], -1).reshape(len(zeros), -1)
+        middle = points[:, : scales.shape[1]].astype(np.float32)
+    expected = ((codes - middle[..., None]) * scales[..., None]).reshape(len(weight), -1)[:, : weight.shape[1]]
+    np.testing.assert_array_equal(rounded(weight, bits, block, symmetric), expected.astype(np.float32))
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def twin(request, tmp_path_factory):
+    """Name, checkpoint folder and captured graph."""
+    folder = make_twin(request.param, tmp_path_factory.mktemp("quantised") / request.param)
+    np.savez(folder / "expected.npz", **reference.expected(folder))
+    shapes = {name: list(tensor.shape) for name, tensor in read_checkpoint(folder).items()}
+    canonical.save(capture(json.loads((folder / "config.json").read_text()), shapes), folder / "graph.onnx")
+    return request.param, folder
+
+
+def test_quantised_twins_compute_with_weights_rounded_as_numpy_rounds_them(twin, tmp_path):
+    name, folder = twin  # experts of 8 bits the runtime computes with integer activations only
+    bits, symmetric = {"qwen2-tied": (4, False), "gpt2": (8, True)}.get(name, (4, True))
+    model, rtn = ir.load(folder / "graph.onnx"), load_pass("quantize_rtn")
+    optimize(model, "cpu")
+    assert rtn.rewrite(model, rtn.Options(bits=bits, block_size=16, symmetric=symmetric)) > 0
+    assert "MatMulNBits" in operations(model) and ("QMoE" in operations(model)) is (name in NAMES[2:])
+    canonical.save(model, tmp_path / "model.onnx")
+    errors = parity.check(str(folder), str(tmp_path / "model.onnx"), "cpu")
+    assert max(errors.values()) < TOLERANCE
+
+
+def test_experts_that_stay_are_not_quantised(twin):
+    name, folder = twin
+    model, rtn = ir.load(folder / "graph.onnx"), load_pass("quantize_rtn")
+    optimize(model, "cpu")
+    before = operations(model).count("Experts")
+    assert bool(before) is (name in NAMES[2:])
+    rtn.rewrite(model, rtn.Options(bits=4, block_size=16, experts="keep"))
+    assert operations(model).count("Experts") == before and "QMoE" not in operations(model)
