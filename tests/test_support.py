@@ -74,7 +74,7 @@ def test_proven_is_only_what_a_sweep_found_right_on_that_device(tmp_path, monkey
     assert support.is_proven(architecture, device, ROWS) is proven
     monkeypatch.setattr(support, "read", lambda: ROWS)
     (tmp_path / "architecture.json").write_text("{}" if architecture is None else f'{{"model_type": "{architecture}"}}')
-    checkpoint = SimpleNamespace(manifest=tmp_path / "manifest.json")
+    checkpoint = SimpleNamespace(manifest=tmp_path / "manifest.json", record={"saved_by": None})
 
     def target(*passes, **more) -> Target:
         uses = tuple(Use(declaration(name, ""), None) for name in passes or ("export", "optimize"))

@@ -85,7 +85,9 @@ def _architecture(checkpoint: Checkpoint) -> str | None:
 def _verdict(target: Target, architecture: str | None, rows: Mapping[str, Row]) -> str:
     """The first verdict of the target's columns that is not right, or that of its device."""
     if architecture is None or architecture not in rows:
-        return f"docs/support.md has no row for it: no sweep has tried {architecture}"
+        return (
+            f"docs/support.md has no row for it: no sweep has tried {architecture}, or Transformers has no such model"
+        )
     verdicts = {column: rows[architecture].verdict(column) for column in _columns(target)}
     wrong = [f"{column}: {v}" for column, v in verdicts.items() if not v.startswith("right")]
     return wrong[0] if wrong else verdicts[target.device]
@@ -115,9 +117,11 @@ def check(target: Target, checkpoint: Checkpoint) -> None:
     verdict = _verdict(target, architecture, rows)
     if verdict.startswith("right"):
         return
+    by = checkpoint.record["saved_by"]
+    hint = f" The checkpoint was saved by Transformers {by}." if by else ""
     raise UnsupportedError(
         f"{paths.shown(target.file)}: {architecture} is not proven right on {target.device}.",
-        f"docs/support.md says {verdict}." if architecture in rows else f"{verdict}.",
+        (f"docs/support.md says {verdict}." if architecture in rows else f"{verdict}.") + hint,
         f"doit sweep:{architecture} tries it; unproven = true in the target builds it as it is.",
     )
 
