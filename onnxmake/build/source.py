@@ -11,7 +11,9 @@ from onnxmake.build.digest import digest_file
 from onnxmake.build.files import canonical_json, digest_text, read_record, write_atomically, write_record
 from onnxmake.build.target import Source
 from onnxmake.errors import CheckpointError, SourceError, StoreError
+from onnxmake.model.prequantized import logical
 from onnxmake.model.safetensors import read_checkpoint
+from onnxmake.model.schemes import scheme_of
 
 FILES = (
     "config.json",
@@ -22,8 +24,11 @@ FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "chat_template.*",
+    "preprocessor_config.json",
+    "processor_config.json",
 )
 SHAPELESS = {
     "_name_or_path",
@@ -33,6 +38,7 @@ SHAPELESS = {
     "use_cache",
     "initializer_range",
     "transformers.js_config",
+    "quantization_config",
 }  # config keys that shape no graph
 DERIVED = ("architecture.json", "tensors.json")  # what export reads in place of config.json and the weights
 
@@ -77,7 +83,8 @@ def describe(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The manifest of a checkpoint folder, and the content of the derived files.
 
     Derived are what export reads: architecture.json, the config's keys that shape the graph, and tensors.json, name ->
-    shape. Raises SourceError where the folder or config.json is missing, CheckpointError where a file is damaged.
+    shape as an unquantised checkpoint has them. Raises SourceError where the folder or config.json is missing,
+    CheckpointError where a file is damaged, UnsupportedError where the weights are quantised in an unknown way.
     """
     if not folder.is_dir():
         raise SourceError(
@@ -102,12 +109,13 @@ def describe(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
             "The file is damaged, or an error page was saved in its place.",
             "Fetch the file again.",
         ) from error
-    tensors = read_checkpoint(folder)
+    scheme = scheme_of(settings)
+    raw = read_checkpoint(folder)
     derived = {
         "architecture.json": canonical_json({k: v for k, v in settings.items() if k not in SHAPELESS}),
-        "tensors.json": canonical_json({name: list(t.shape) for name, t in tensors.items()}),
+        "tensors.json": canonical_json({name: list(t.shape) for name, t in logical(raw, scheme).items()}),
     }
-    used = {t.path.name for t in tensors.values()}
+    used = {t.path.name for t in raw.values()}
     files = sorted(
         {
             p

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from onnxmake.model import canonical
 from onnxmake.model.lowering import Device, lower
-from onnxmake.model.safetensors import read_checkpoint
+from onnxmake.model.prequantized import read_logical
 from onnxmake.model.weights import bind
 
 
@@ -17,5 +17,5 @@ def assemble(
     """Lower what is left and write out/model.onnx and its weights, model.onnx.data."""
     lower(model.graph, device)
     canonical.canonicalize(model)
-    bind(model, read_checkpoint(checkpoint), out, "model.onnx.data", progress)
+    bind(model, read_logical(checkpoint), out, "model.onnx.data", progress)
     canonical.save(model, out / "model.onnx")

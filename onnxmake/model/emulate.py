@@ -1,15 +1,16 @@
 """Block quantisation in numpy: the checkpoint whose weights are what a quantised model computes with."""
 
-import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxmake.model.graph import attribute, nodes
-from onnxmake.model.safetensors import Tensor, read_checkpoint
-from onnxmake.model.weights import DTYPES
+from onnxmake.model.prequantized import read_logical
+from onnxmake.model.reader import DTYPES, Reader
+from onnxmake.model.safetensors import header_of
 
 
 def rounded(weight: np.ndarray, bits: int, block: int, symmetric: bool) -> np.ndarray:
@@ -30,20 +31,18 @@ def rounded(weight: np.ndarray, bits: int, block: int, symmetric: bool) -> np.nd
     return ((codes - zero) * scale[:, None]).reshape(rows, -1)[:, :width].astype(np.float32)
 
 
-def _values(tensor: Tensor) -> np.ndarray:
-    raw = np.fromfile(
-        tensor.path,
-        np.dtype(DTYPES[tensor.dtype]),
-        tensor.size // (2 if "16" in tensor.dtype else 4),
-        "",
-        tensor.offset,
-    )
-    return raw.astype(np.float32).reshape(tensor.shape)
+def _values(checkpoint: Path) -> dict[str, np.ndarray]:
+    """Name -> float32 array of every tensor that is a weight: no counters."""
+    tensors = {name: tensor for name, tensor in read_logical(checkpoint).items() if tensor.dtype in DTYPES}
+    with ThreadPoolExecutor(1) as ahead:
+        reader = Reader(tensors, ahead)
+        rows = {name: [block.astype(np.float32) for block in reader.rows(name)] for name in tensors}
+    return {name: np.concatenate(rows[name]).reshape(tensor.shape) for name, tensor in tensors.items()}
 
 
 def rounded_checkpoint(model: ir.Model, checkpoint: Path, out: Path) -> Path:
     """A float32 copy of the checkpoint, each tensor that a QuantizedWeight of `model` names being rounded. Returns `out`."""
-    tensors = {name: _values(tensor) for name, tensor in read_checkpoint(checkpoint).items()}
+    tensors = _values(checkpoint)
     done: set[str] = set()
     for node in nodes(model.graph, "QuantizedWeight"):
         settings = [attribute(node, name) for name in ("bits", "block_size", "symmetric")]
@@ -54,13 +53,8 @@ def rounded_checkpoint(model: ir.Model, checkpoint: Path, out: Path) -> Path:
             tensors[part] = np.ascontiguousarray(np.swapaxes(flat, -1, -2) if turned else flat)
             done.add(part)
     out.mkdir(parents=True, exist_ok=True)
-    header, end = {}, 0
-    for name, array in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
-        end += array.nbytes
-    text = json.dumps(header).encode()
     with open(out / "model.safetensors", "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(header_of({name: ("F32", array.shape) for name, array in tensors.items()}))
         for array in tensors.values():
             file.write(array.tobytes())
     shutil.copyfile(checkpoint / "config.json", out / "config.json")

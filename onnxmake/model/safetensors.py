@@ -8,6 +8,7 @@ Standard library only: the host reads headers too.
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ BITS = {
     "BOOL": 8,
     "F8_E4M3": 8,
     "F8_E5M2": 8,
+    "F8_E8M0": 8,
 }
 MAX_HEADER = 100_000_000
 AGAIN = "Fetch the file again; a file that was cut off while copying looks like this."
@@ -40,6 +42,17 @@ class Tensor:
     shape: tuple[int, ...]
     offset: int
     size: int
+
+
+def header_of(tensors: Mapping[str, tuple[str, Sequence[int]]]) -> bytes:
+    """What stands in front of the data of tensors, name -> (type, shape), that follow one another."""
+    header, end = {}, 0
+    for name, (dtype, shape) in tensors.items():
+        size = math.prod(shape) * BITS[dtype] // 8
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text
 
 
 def _tensor(path: Path, start: int, entry: dict) -> Tensor:

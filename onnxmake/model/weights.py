@@ -5,116 +5,21 @@ Turn references into bytes, streaming. Memory is bounded by a block of rows, wha
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import ml_dtypes  # noqa: F401  numpy learns bfloat16 from it
 import numpy as np
 import onnx_ir as ir
 
 from onnxmake.errors import CheckpointError, UnsupportedError
 from onnxmake.model.graph import DOMAIN, attribute
+from onnxmake.model.parts import read
+from onnxmake.model.prequantized import Quantized
+from onnxmake.model.reader import DTYPES, Reader
 from onnxmake.model.safetensors import Tensor
 
-BLOCK = 8 << 20  # bytes read at once: fits the caches that matter, and is long enough for a disk
 ALIGNMENT = {True: 4096, False: 64}  # a page for what a runtime maps, a cache line for small tensors
-DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-
-
-class Reader:
-    """Reads tensors in blocks of rows, one ahead of the caller, into two buffers that serve all of them."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], ahead: ThreadPoolExecutor):
-        self.tensors, self.ahead = tensors, ahead
-        self.buffers = [bytearray(BLOCK), bytearray(BLOCK)]
-
-    def read(self, node: ir.Node) -> Iterator[tuple[str, np.ndarray]]:
-        """Name and [rows, last dimension] of what a reference's parts hold, block by block, in the checkpoint's dtype."""
-        if "alternate" in node.attributes:
-            yield from self._alternating(node)
-            return
-        for name, start, end in self._parts(node):
-            yield from self._blocks(node, name, start, end)
-
-    def _parts(self, node: ir.Node) -> list[tuple[str, int, int]]:
-        """Name, first and last row of each part; of a transposed one, its columns are its rows."""
-        names, bounds = attribute(node, "parts"), attribute(node, "rows")
-        if bounds:
-            return list(zip(names, bounds[::2], bounds[1::2]))
-        axis = -2 if "transposed" in node.attributes else -1
-        shapes = [self.tensors[name].shape or (1,) for name in names]
-        return [(name, 0, math.prod(shape) // shape[axis]) for name, shape in zip(names, shapes)]
-
-    def _blocks(self, node: ir.Node, name: str, start: int, end: int) -> Iterator[tuple[str, np.ndarray]]:
-        blocks = self.columns if "transposed" in node.attributes else self.rows
-        for block in blocks(name, start, end):
-            yield name, block
-
-    def _alternating(self, node: ir.Node) -> Iterator[tuple[str, np.ndarray]]:
-        """Of each matrix in the stack, rows 0, N/2, 1, N/2 + 1, ...: half a block from either half at a time."""
-        parts, (matrices, rows, width) = self._parts(node), node.outputs[0].shape
-        width = width * 8 // attribute(node, "bits") if "bits" in node.attributes else width
-        half, step = rows // 2, max(1, BLOCK // (8 * width))
-        for matrix in range(matrices):
-            for start in range(0, half, step):
-                stop = min(start + step, half)
-                place = matrix * rows
-                name, first = self._range(node, parts, place + start, place + stop)
-                _, second = self._range(node, parts, place + half + start, place + half + stop)
-                yield name, np.stack([first, second], 1).reshape(-1, width)
-
-    def _range(self, node: ir.Node, parts: Sequence, start: int, end: int) -> tuple[str, np.ndarray]:
-        """Rows [start, end), counted over all parts; and the first part's name that has any."""
-        found: list[tuple[str, np.ndarray]] = []
-        for name, first, last in parts:
-            count = last - first
-            if start < count and end > 0:
-                bounds = first + max(start, 0), first + min(end, count)
-                found += [(name, block.copy()) for _, block in self._blocks(node, name, *bounds)]
-            start, end = start - count, end - count
-        return found[0][0], np.concatenate([block for _, block in found])
-
-    def columns(self, name: str, start: int = 0, end: int | None = None) -> Iterator[np.ndarray]:
-        """Rows of the tensor with its last two axes exchanged: read in place, some columns at a time."""
-        tensor = self.tensors[name]
-        dtype, (height, width) = np.dtype(DTYPES[tensor.dtype]), tensor.shape[-2:]
-        mapped = np.memmap(tensor.path, dtype, "r", tensor.offset, tensor.shape).reshape(-1, height, width)
-        end, step = len(mapped) * width if end is None else end, max(1, BLOCK // (height * dtype.itemsize))
-        while start < end:
-            matrix, column = divmod(start, width)
-            stop = min(column + step, width, column + end - start)
-            yield np.ascontiguousarray(mapped[matrix, :, column:stop].T)
-            start += stop - column
-
-    def rows(self, name: str, start: int = 0, end: int | None = None) -> Iterator[np.ndarray]:
-        """Rows of the tensor as [rows, last dimension] in its own dtype. A block is valid until the next one is asked for."""
-        tensor = self.tensors[name]
-        dtype, width = np.dtype(DTYPES[tensor.dtype]), (tensor.shape or (1,))[-1]
-        row = width * dtype.itemsize
-        if row > BLOCK:
-            raise UnsupportedError(
-                f"A row of tensor {name} takes {row:,} bytes.",
-                "Its last dimension is longer than any known model's.",
-                "Report the model.",
-            )
-        step, first, last = BLOCK // row * row, start * row, tensor.size if end is None else end * row
-
-        def read(start: int) -> memoryview:
-            data = memoryview(self.buffers[(start - first) // step % 2])[: min(step, last - start)]
-            if os.preadv(file.fileno(), [data], tensor.offset + start) != len(data):
-                raise CheckpointError(
-                    f"{tensor.path.name} ended while it was read.", "It was changed during the build.", "Build again."
-                )
-            return data
-
-        with open(tensor.path, "rb", buffering=0) as file:
-            pending = self.ahead.submit(read, first)
-            for place in range(first, last, step):
-                block = np.frombuffer(pending.result(), dtype).reshape(-1, width)
-                if place + step < last:
-                    pending = self.ahead.submit(read, place + step)
-                yield block
 
 
 def _not_finite(name: str) -> CheckpointError:
@@ -128,7 +33,7 @@ def _not_finite(name: str) -> CheckpointError:
 def _cast(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]:
     """(output, bytes to append) of a Weight: its parts one after the other, in the output's dtype."""
     dtype, offset = np.dtype(node.outputs[0].dtype.numpy()), attribute(node, "offset", 0.0)
-    for name, rows in reader.read(node):
+    for name, rows in read(node, reader):
         values = rows.astype(np.float32, copy=False)
         if not np.isfinite(values).all():
             raise _not_finite(name)
@@ -153,7 +58,7 @@ def _quantize(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]
 
     bits, size, symmetric = (attribute(node, name) for name in ("bits", "block_size", "symmetric"))
     scale_type = node.outputs[1].dtype.numpy()
-    for name, rows in reader.read(node):
+    for name, rows in read(node, reader):
         raw = rows if rows.dtype.name == "bfloat16" else rows.astype(np.float32, copy=False)
         blocks = math.ceil(rows.shape[1] / size)
         packed = np.empty((len(rows), blocks, size * bits // 8), np.uint8)
@@ -189,7 +94,11 @@ def _label(node: ir.Node) -> str:
 
 
 def bind(
-    model: ir.Model, tensors: Mapping[str, Tensor], out: Path, name: str, progress: Callable[[int, int], None]
+    model: ir.Model,
+    tensors: Mapping[str, Tensor | Quantized],
+    out: Path,
+    name: str,
+    progress: Callable[[int, int], None],
 ) -> None:
     """Write the bytes of every reference to out/name, in graph order.
 
