@@ -26,6 +26,11 @@ def task_build():
     yield from tasks.builds(PLAN)
 
 
+def task_show():
+    """a target with what it takes over from another, and every default"""
+    yield from runs.shows(PLAN)
+
+
 def task_try():
     """generate text with a built target"""
     yield from runs.tries(PLAN)

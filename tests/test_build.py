@@ -12,6 +12,7 @@ from conftest import TINY as TARGETS
 from toy import leftovers
 
 from onnxmake.build import paths, store
+from onnxmake.build.target import read_targets
 
 TINY = paths.TARGETS / "tiny"
 NAMES = ("tiny-fp32-cpu", "tiny-int4-cpu", "tiny-int8-cpu")
@@ -115,7 +116,8 @@ def test_another_folder_can_stand_in_for_the_checkpoint(tmp_path):
 def test_building_all_builds_what_can_be_built(tmp_path):
     builder = Builder(tmp_path, settings={"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")})
     printed = builder.fail("build")
-    assert printed.count("could not be fetched") == 2
+    hub = {target.source for target in read_targets([paths.TARGETS]).values() if target.source.repo}
+    assert printed.count("could not be fetched") == len(hub) > 10
     assert sorted(os.listdir(tmp_path / "dist")) == sorted(TARGETS)
 
 
@@ -187,6 +189,11 @@ def test_a_killed_build_loses_only_the_running_step(tmp_path):
     for pid in filter(alive, steps):  # nothing can end them after SIGKILL of their parent
         os.kill(pid, signal.SIGKILL)
     assert verbs(builder.run("build:tiny-int4-cpu")) == {"package_genai": "ran"}
+
+
+def test_show_prints_the_target_that_build_would_read(tmp_path):
+    shown = Builder(tmp_path).run("show:tiny-int4-directml")
+    assert 'device = "directml"' in shown and 'path = "tiny"' in shown and 'lm_head = "int8"' in shown
 
 
 def test_list_shows_one_line_per_target_and_marks_broken_ones(tmp_path):

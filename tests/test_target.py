@@ -1,10 +1,11 @@
 """Target files: what is read from a right one, and what each wrong one is told."""
 
+import dataclasses
 import os
 
 import pytest
 
-from onnxmake.build import paths
+from onnxmake.build import paths, show
 from onnxmake.build.target import Bench, Source, Target, read_target, read_targets
 from onnxmake.errors import TargetError
 
@@ -110,6 +111,69 @@ def test_a_wrong_file_is_told_file_key_what_was_expected_and_what_to_do(tmp_path
     assert expected in error.fact + error.action
     assert advice in error.action
     assert error.cause
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ("", ("cpu", "owner/model", 2, (16,))),
+        ('device = "cuda"', ("cuda", "owner/model", 2, (16,))),
+        ("[bench]\nnew_tokens = 3", ("cpu", "owner/model", 2, (32, 256))),  # a table is taken over whole or not at all
+        ('[[pass]]\nuse = "export"', ("cpu", "owner/model", 1, (16,))),
+        (REPO.replace("owner", "another"), ("cpu", "another/model", 2, (16,))),
+    ],
+)
+def test_a_target_like_another_is_the_other_but_for_its_own_keys(tmp_path, own, expected):
+    write(tmp_path)
+    (tmp_path / "twin.toml").write_text(f'# Its own comment.\nlike = "mine"\n{own}')
+    target = read_target(tmp_path / "twin.toml")
+    assert (target.device, target.source.repo, len(target.passes), target.bench.prompt_tokens) == expected
+    assert (target.name, target.description) == ("twin", "Its own comment.")
+
+
+def test_a_target_may_be_like_one_of_another_folder_whose_checkpoint_stays_where_it_is(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "first", source='[source]\npath = "here"')
+    (tmp_path / "second" / "other.toml").write_text('like = "mine"')
+    other = read_targets([tmp_path / "first", tmp_path / "second"])["other"]
+    assert (other.file.parent / other.source.path).resolve() == tmp_path / "first" / "here"
+    assert read_target(tmp_path / "first" / "mine.toml").source.path == "here"
+
+
+@pytest.mark.parametrize(
+    ("like", "expected", "advice"),
+    [
+        ('"mane"', "like = 'mane' is not the name of another target", "'mine'"),
+        ('"wrong"', "like = 'wrong' is not the name of another target", "Valid: first, mine"),
+        ("1", "like = 1 is not the name of another target", "Valid: first, mine"),
+        ('"first"', "first, which it is like, is itself like mine", 'like = "mine"'),
+    ],
+)
+def test_a_wrong_like_is_told_what_would_be_right(tmp_path, like, expected, advice):
+    write(tmp_path)
+    (tmp_path / "first.toml").write_text('like = "mine"')
+    (tmp_path / "wrong.toml").write_text(f"like = {like}")
+    with pytest.raises(TargetError) as caught:
+        read_target(tmp_path / "wrong.toml")
+    assert "wrong.toml" in caught.value.fact and expected in caught.value.fact and advice in caught.value.action
+    assert "one level deep" in caught.value.cause
+
+
+def test_a_mistake_in_what_a_target_is_like_is_an_error_of_both(tmp_path):
+    write(tmp_path, "bad.toml", device='device = "gpu"')
+    (tmp_path / "twin.toml").write_text('like = "bad"')
+    (tmp_path / "fine.toml").write_text('like = "bad"\ndevice = "cpu"')
+    found = read_targets([tmp_path])
+    assert isinstance(found["bad"], TargetError) and isinstance(found["twin"], TargetError)
+    assert isinstance(found["fine"], Target)
+
+
+def test_what_show_prints_reads_as_the_same_target(tmp_path):
+    for name, target in read_targets([paths.TARGETS]).items():
+        file = tmp_path / f"{name}.toml"
+        file.write_text(show.toml(target), "utf-8")
+        assert dataclasses.replace(read_target(file), file=target.file) == target
 
 
 def test_a_broken_file_stands_as_its_error_beside_the_others(tmp_path):

@@ -16,6 +16,7 @@ from onnxmake.build.verdict import DEPENDS, RESTORE, RUN, UP_TO_DATE, Verdict, j
 
 ABOUT = """
 doit build:NAME                 build one target into dist/NAME   (doit build: all of them)
+doit show:NAME                  the target with every option, as it is read
 doit try:NAME -p "text"         generate text with it
 doit bench:NAME                 measure it                        (doit bench: all that are built)
 doit bundle:NAME                pack it to measure it where its device is

@@ -1,7 +1,7 @@
-"""The graphs that travel with the checkout: the export of every shipped target, as store entries in targets/prebuilt/.
+"""The graphs that travel with the checkout: exports of shipped targets, as store entries in targets/prebuilt/.
 
-A hub checkpoint's graph needs its config.json only, which stands beside the entries as <repository>.config.json: a skeleton
-checkpoint of that architecture, without weights, is exported in its place.
+A hub checkpoint's graph needs its config.json only, and travels if that does, as <repository>.config.json beside the entries: a
+skeleton checkpoint of that architecture, without weights, is exported in its place.
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ from onnxmake.build.target import Target, read_targets
 
 
 def exports() -> Iterator[tuple[Target, Step]]:
-    """The first target of each source, and its export step on the target's own folder, or on a skeleton in build/skeletons."""
+    """The first target of each source that travels, and its export step on its folder, or on a skeleton in build/skeletons."""
     seen = set()
     for target in read_targets([paths.TARGETS]).values():
         if isinstance(target, Exception):
             raise target
-        if target.source not in seen:
+        local = target.source.path
+        if target.source not in seen and (local or config_of(target).is_file()):
             seen.add(target.source)
-            local = target.source.path
             folder = (target.file.parent / local).resolve() if local else paths.BUILD / "skeletons" / _name(target)
             yield target, Step(target.passes[0], Checkpoint(target.source, folder), None)
 

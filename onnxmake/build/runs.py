@@ -1,9 +1,9 @@
-"""What is done with built targets, images and architectures, as doit tasks: try, bench, bundle, image, check, support, sweep."""
+"""What is done with targets, images and architectures, as doit tasks: show, try, bench, bundle, image, check, support, sweep."""
 
 import sys
 from collections.abc import Iterator
 
-from onnxmake.build import bundle, check, image, measure, support
+from onnxmake.build import bundle, check, image, measure, show, support
 from onnxmake.build.plan import Plan
 from onnxmake.build.tasks import Task, acting, failing, task
 from onnxmake.errors import TargetError
@@ -12,6 +12,13 @@ from onnxmake.errors import TargetError
 def _asked(group: str) -> bool:
     """Whether the command line is about this group: among thousands of targets, tasks that nobody wants take their time, too."""
     return any(word.split(":")[0] in (group, "list", "help", "info", "tabcompletion") for word in sys.argv[1:])
+
+
+def shows(plan: Plan) -> Iterator[Task]:
+    for name, (target, _) in plan.targets.items() if _asked("show") else ():
+        yield task(name, "print the target with all that it takes over and leaves to defaults", show.show, target)
+    for name, error in plan.broken.items() if _asked("show") else ():
+        yield task(name, f"BROKEN: {error.fact}", failing, error)
 
 
 def tries(plan: Plan) -> Iterator[Task]:

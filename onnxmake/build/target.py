@@ -1,12 +1,12 @@
 """A target file: which checkpoint, which device, which passes. Pure data, read strictly."""
 
 import re
-import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxmake.build import paths
+from onnxmake.build import like, paths
 from onnxmake.build.declaration import Declaration, declaration
 from onnxmake.build.device import devices
 from onnxmake.build.schema import nearest, parse
@@ -105,23 +105,20 @@ def _use(table: dict, number: int, device: str, where: str) -> Use:
     )
 
 
-def read_target(file: Path) -> Target:
-    """Read one target file. Raises TargetError with file, key, what was expected and the nearest valid name."""
+def read_target(file: Path, files: Mapping[str, Path] | None = None) -> Target:
+    """Read one target file, which may be like another of `files`, name -> file, or else of the same folder.
+
+    Raises TargetError with file, key, what was expected and the nearest valid name.
+    """
     where = paths.shown(file)
-    try:
-        text = file.read_text("utf-8")
-        table = tomllib.loads(text)
-    except ValueError as error:
-        raise TargetError(
-            f"{where} is not TOML: {error}.", "A quote, bracket or equals sign is missing there.", "Mend that line."
-        ) from None
+    text, table = like.load(file, files)
     allowed: dict[str, type] = {"device": str, "unproven": bool, "source": dict, "pass": list, "bench": dict}
     for key, value in table.items():
         if key not in allowed:
             raise TargetError(
                 f"{where}: unknown key {key!r}.",
                 "A typing error, or a table of another version.",
-                nearest(key, allowed),
+                nearest(key, {*allowed, "like"}),
             )
         if not isinstance(value, allowed[key]) or (
             key == "pass" and not all(isinstance(entry, dict) for entry in table["pass"])
@@ -163,7 +160,7 @@ def read_targets(folders: list[Path]) -> dict[str, Target | TargetError]:
 
     A broken one stands as its error, so that the others still build. A later folder wins.
     """
-    out: dict[str, Target | TargetError] = {}
+    files: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise TargetError(
@@ -171,9 +168,11 @@ def read_targets(folders: list[Path]) -> dict[str, Target | TargetError]:
                 "ONNXMAKE_TARGETS names it.",
                 "Correct ONNXMAKE_TARGETS, a list of folders.",
             )
-        for file in sorted(folder.glob("*.toml")):
-            try:
-                out[file.stem] = read_target(file)
-            except TargetError as error:
-                out[file.stem] = error
+        files |= {file.stem: file for file in sorted(folder.glob("*.toml"))}
+    out: dict[str, Target | TargetError] = {}
+    for name, file in files.items():
+        try:
+            out[name] = read_target(file, files)
+        except TargetError as error:
+            out[name] = error
     return out
