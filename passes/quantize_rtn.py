@@ -10,8 +10,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from onnxmake.model.blocks import find_head, quantize_experts, quantize_gather, quantize_linear
-from onnxmake.model.graph import DOMAIN, produced_by, prune
+from onnxmake.model.blocks import quantize
 
 ENVIRONMENT = "cpu"
 
@@ -30,20 +29,8 @@ class Options:
 
 
 def rewrite(model: ir.Model, o: Options) -> int:
-    graph, count = model.graph, 0
-    head = find_head(graph)
-    tied = None if head is None else head.inputs[1]
     choice = {"same": o.bits, "int4": 4, "int8": 8, "keep": 0}
-    head_bits = choice[o.lm_head]
-    for node in [n for n in graph if n.op_type == "Linear" and n.domain == DOMAIN]:
-        if bits := head_bits if node is head else o.bits:
-            count += quantize_linear(node, bits, o.block_size, o.symmetric, o.accuracy_level)
-    for node in [n for n in graph if n.op_type == "Experts" and n.domain == DOMAIN]:
-        if bits := o.bits if o.experts == "same" else choice[o.experts]:
-            count += quantize_experts(node, bits, o.block_size, o.accuracy_level)
-    for node in [n for n in graph if n.op_type == "Gather" and produced_by(n.inputs[0], "Weight", DOMAIN)]:
-        same = head_bits if node.inputs[0] is tied else o.bits
-        if bits := same if o.embeddings == "same" else choice[o.embeddings]:
-            count += quantize_gather(node, bits, o.block_size, o.symmetric)
-    prune(graph)
-    return count
+    bits = {"linear": o.bits, "lm_head": choice[o.lm_head], "experts": choice[o.experts]}
+    if o.embeddings != "same":
+        bits["embeddings"] = choice[o.embeddings]
+    return quantize(model.graph, bits, o.block_size, o.symmetric, o.accuracy_level)

@@ -1,12 +1,13 @@
 """Block-quantised products and look-ups: what every weight-only quantiser turns Linear and Gather into."""
 
 import math
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
 from onnxmake.errors import UnsupportedError
 from onnxmake.model.experts import alternating, mixture, parts, routed
-from onnxmake.model.graph import CONTRIB, DOMAIN, emit, emit_many, integers, produced_by, replace
+from onnxmake.model.graph import CONTRIB, DOMAIN, attributes, emit, emit_many, integers, produced_by, prune, replace
 
 
 def find_head(graph: ir.Graph) -> ir.Node | None:
@@ -38,7 +39,7 @@ def _reference(before: ir.Node, weight: ir.Node, bits: int, block: int, symmetri
             shapes,
             DOMAIN,
             [byte, weight.outputs[0].dtype, byte],
-            **{name: a.value for name, a in weight.attributes.items()},
+            **attributes(weight),
             bits=bits,
             block_size=block,
             symmetric=int(symmetric),
@@ -80,7 +81,7 @@ def quantize_experts(node: ir.Node, bits: int, block: int, accuracy_level: int) 
     first = alternating(node, weights[0])
     if first is None:
         return 0
-    references = [first, {name: a.value for name, a in weights[1].attributes.items()}]
+    references = [first, attributes(weights[1])]
     stacks = []
     for value, reference in zip((gate_up, down), references):
         experts, rows, width = value.shape
@@ -88,17 +89,22 @@ def quantize_experts(node: ir.Node, bits: int, block: int, accuracy_level: int) 
         quantised = {"bits": bits, "block_size": block, "symmetric": 1}
         types = [ir.DataType.UINT8, value.dtype]
         stacks.append(emit_many(node, "QuantizedWeight", [], shapes, DOMAIN, types, **reference, **quantised))
-    scores, total, attributes = routed(node)
-    attributes |= {"expert_weight_bits": bits, "block_size": block, "accuracy_level": accuracy_level}
+    scores, total, settings = routed(node)
+    settings |= {"expert_weight_bits": bits, "block_size": block, "accuracy_level": accuracy_level}
     operands = [hidden, scores, *stacks[0], biases[0], *stacks[1], biases[1]]
-    replace(node, [mixture(node, "QMoE", operands, attributes, total)])
+    replace(node, [mixture(node, "QMoE", operands, settings, total)])
     return 1
 
 
 def quantize_gather(node: ir.Node, bits: int, block: int, symmetric: bool) -> int:
-    """Gather(weight, ids) -> GatherBlockQuantized, which reads the same bytes as a MatMulNBits of the same weight."""
+    """Gather(weight, ids) -> GatherBlockQuantized, which reads the same bytes as a MatMulNBits of the same weight.
+
+    0 where it is a small table of something else than tokens, whose width blocks do not divide.
+    """
     value, ids = node.inputs
     rows, width = value.shape
+    if width % block and ids.name != "input_ids":
+        return 0
     if width % block:
         raise UnsupportedError(
             f"The embedding is {width} wide, which block_size {block} does not divide.",
@@ -121,3 +127,25 @@ def quantize_gather(node: ir.Node, bits: int, block: int, symmetric: bool) -> in
     )
     replace(node, [out])
     return 1
+
+
+def quantize(graph: ir.Graph, bits: Mapping[str, int], block: int, symmetric: bool, accuracy_level: int) -> int:
+    """Every Linear, mixture of experts and look-up whose weight is a reference, in place. Returns how many.
+
+    `bits` for linear, lm_head, experts and embeddings, 0 for those that stay; without embeddings, these are as a head that is
+    tied to them, or else as linear.
+    """
+    head, count = find_head(graph), 0
+    tied = None if head is None else head.inputs[1]
+    for node in [n for n in graph if n.op_type == "Linear" and n.domain == DOMAIN]:
+        if number := bits["lm_head"] if node is head else bits["linear"]:
+            count += quantize_linear(node, number, block, symmetric, accuracy_level)
+    for node in [n for n in graph if n.op_type == "Experts" and n.domain == DOMAIN]:
+        if number := bits["experts"]:
+            count += quantize_experts(node, number, block, accuracy_level)
+    for node in [n for n in graph if n.op_type == "Gather" and produced_by(n.inputs[0], "Weight", DOMAIN)]:
+        same = bits["lm_head"] if node.inputs[0] is tied else bits["linear"]
+        if number := bits.get("embeddings", same):
+            count += quantize_gather(node, number, block, symmetric)
+    prune(graph)
+    return count

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from onnxmake.model.graph import CONTRIB, attribute, constant, emit, integers, replace
+from onnxmake.model.graph import CONTRIB, array, attribute, attributes, constant, emit, integers, produced_by, replace
 
 NOWHERE = -1e4  # the router's word for an expert that is not chosen: its exponential is zero in any type
 
@@ -64,16 +64,42 @@ def dense(node: ir.Node) -> None:
     replace(node, [emit(node, "ReduceSum", [weighed, integers(graph, [0])], hidden.shape, keepdims=0)])
 
 
-def routed(node: ir.Node) -> tuple[ir.Value, ir.Value, dict]:
-    """Router scores [T, E], the sum of the weights [T, 1] and the attributes that MoE and QMoE share.
+def _logits(node: ir.Node) -> tuple[ir.Value, bool] | None:
+    """The router's scores [T, E], where the weights are their softmax, and whether the chosen weights add up to 1.
 
-    The op takes the K largest scores and shares out by their softmax. Scores that are the logarithms of the weights give
-    each weight over their sum, which the result is then multiplied by: any routing with positive weights.
+    Softmax before or after the choice of the K largest, and with or without a division by the sum, is one and the same
+    but for a factor.
+    """
+    _, index, weights, *_ = parts(node)
+    top = produced_by(index, "TopK")
+    if top is None or index.index() != 1 or attribute(top, "axis", -1) not in (-1, 1):
+        return None
+    chosen = top.outputs[0]
+    after = produced_by(weights, "Softmax")
+    if after is not None and after.inputs[0] is chosen:
+        return top.inputs[0], True
+    before, division = produced_by(top.inputs[0], "Softmax"), produced_by(weights, "Div")
+    if before is None or attribute(before, "axis", -1) not in (-1, 1):
+        return None
+    if weights is chosen:
+        return before.inputs[0], False
+    total = None if division is None else produced_by(division.inputs[1], "ReduceSum")
+    divided = total is not None and division.inputs[0] is chosen and total.inputs[0] is chosen
+    return (before.inputs[0], True) if divided and array(total.inputs[1]).tolist() == [-1] else None
+
+
+def routed(node: ir.Node) -> tuple[ir.Value, ir.Value | None, dict]:
+    """Router scores [T, E], the sum of the weights [T, 1] if it is not 1, and the attributes that MoE and QMoE share.
+
+    The op takes the K largest scores and shares out by their softmax; the result is then multiplied by the sum. Where the weights are no softmax, their logarithms serve as scores: any routing with positive weights.
     """
     hidden, index, weights, *_ = parts(node)
-    scores = _scattered(node, emit(node, "Log", [weights], weights.shape), NOWHERE)
-    total = emit(node, "ReduceSum", [weights, integers(node.graph, [-1])], [hidden.shape[0], 1], keepdims=1)
-    attributes = {
+    total = None
+    logits, whole = _logits(node) or (None, False)
+    if not whole:
+        total = emit(node, "ReduceSum", [weights, integers(node.graph, [-1])], [hidden.shape[0], 1], keepdims=1)
+    scores = logits if logits is not None else _scattered(node, emit(node, "Log", [weights], weights.shape), NOWHERE)
+    settings = {
         "k": index.shape[1],
         "activation_type": "swiglu",
         "swiglu_fusion": 1,  # gate and up rows alternate
@@ -82,22 +108,24 @@ def routed(node: ir.Node) -> tuple[ir.Value, ir.Value, dict]:
         "normalize_routing_weights": 1,
     }
     if limit := attribute(node, "limit"):
-        attributes["swiglu_limit"] = limit
-    return scores, total, attributes
+        settings["swiglu_limit"] = limit
+    return scores, total, settings
 
 
 def alternating(node: ir.Node, stack: ir.Node) -> dict | None:
     """Attributes of a reference to the Weight `stack`, whose gate and up rows alternate; None where a bias would not."""
-    attributes = {name: a.value for name, a in stack.attributes.items()}
+    reference = attributes(stack)
     if not attribute(node, "interleaved"):
         if parts(node)[5] is not None:
             return None
-        attributes["alternate"] = 1
-    return attributes
+        reference["alternate"] = 1
+    return reference
 
 
-def mixture(node: ir.Node, op: str, operands: list[ir.Value | None], attributes: dict, total: ir.Value) -> ir.Value:
+def mixture(
+    node: ir.Node, op: str, operands: list[ir.Value | None], settings: dict, total: ir.Value | None
+) -> ir.Value:
     """MoE or QMoE, and the sum that it leaves out."""
     hidden = node.inputs[0]
-    out = emit(node, op, operands, hidden.shape, CONTRIB, **attributes)
-    return emit(node, "Mul", [out, total], hidden.shape)
+    out = emit(node, op, operands, hidden.shape, CONTRIB, **settings)
+    return out if total is None else emit(node, "Mul", [out, total], hidden.shape)

@@ -93,13 +93,16 @@ def _widen_output(graph: ir.Graph, value: ir.Value, wide: int) -> None:
 def genai_config(graph: ir.Graph, config: Mapping, generation: Mapping, options: Sequence[Mapping] = ()) -> dict:
     """genai_config.json for a decoder graph and the checkpoint's config.json and generation_config.json.
 
-    `options` are provider options. Past and present share a buffer where every layer's attention writes in place.
+    `options` are provider options. Past and present share a buffer where every layer's attention writes in place, and nothing
+    else reads the past: a shared buffer is as long as the longest text, and its length says nothing.
     """
     eos = _tokens("eos_token_id", generation, config)
     pad = _tokens("pad_token_id", generation, config)
     ends = eos if isinstance(eos, list) else [eos]
     context, logits = _context(config), next(v for v in graph.outputs if v.name == "logits")
-    shared = all(v.producer().op_type == "GroupQueryAttention" for v in graph.outputs if v.name.startswith("present."))
+    writers = [v.producer() for v in graph.outputs if v.name.startswith("present.")]
+    readers = [node for v in graph.inputs if v.name.startswith("past_key_values.") for node, _ in v.uses()]
+    shared = all(node.op_type == "GroupQueryAttention" for node in (*writers, *readers))
     decoder = _decoder(graph)
     search = {
         key: generation[key]

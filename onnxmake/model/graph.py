@@ -1,6 +1,7 @@
 """The few graph operations that passes share, over onnx_ir."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -95,6 +96,32 @@ def produced_by(value: ir.Value | None, op: str, domain: str = "") -> ir.Node | 
 def array(value: ir.Value | None) -> np.ndarray | None:
     """The value's content where it is known before the model runs."""
     return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def last_axis_slice(value: ir.Value) -> tuple[ir.Value, int, int] | None:
+    """x, start and end where the value is a slice of x along the last axis."""
+    node = produced_by(value, "Slice")
+    if node is None or node.inputs[0].shape is None:
+        return None
+    constants = [array(v) for v in node.inputs[1:]]
+    if len(constants) < 3 or any(c is None or c.size != 1 for c in constants):
+        return None
+    start, end, axis, step = [*(int(c.item()) for c in constants), 1][:4]
+    x, rank = node.inputs[0], node.inputs[0].shape.rank()
+    width = x.shape[-1]
+    if axis % rank != rank - 1 or step != 1 or not isinstance(width, int):
+        return None
+    return x, start % width, min(end, width) if end >= 0 else width + end
+
+
+def attributes(node: ir.Node) -> dict[str, Any]:
+    """All of them by name: for a node like this one."""
+    return {name: a.value for name, a in node.attributes.items()}
+
+
+def rotary_width(turn: ir.Node) -> int:
+    """Channels that a RotaryEmbedding turns."""
+    return turn.inputs[1].shape[-1] * (2 if attribute(turn, "layout") == "once" else 1)
 
 
 def attribute(node: ir.Node, name: str, default=None):

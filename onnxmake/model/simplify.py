@@ -1,9 +1,13 @@
 """Peephole rules that hold on every device."""
 
 import onnx_ir as ir
-from onnx_ir.passes.common import CommonSubexpressionEliminationPass, TopologicalSortPass
+from onnx_ir.passes.common import (
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    TopologicalSortPass,
+)
 
-from onnxmake.model.graph import nodes, produced_by, prune, replace
+from onnxmake.model.graph import attribute, attributes, emit, nodes, produced_by, prune, replace
 
 
 def _reshape_of_reshape(node: ir.Node) -> bool:
@@ -15,11 +19,29 @@ def _reshape_of_reshape(node: ir.Node) -> bool:
     return True
 
 
+def _norm_between_transposes(node: ir.Node) -> bool:
+    """A norm over the last axis does not mind the order of the others: Transpose(norm(Transpose(x))) of x's own shape is norm(x)."""
+    norm = produced_by(node.inputs[0], "SimplifiedLayerNormalization") or produced_by(
+        node.inputs[0], "LayerNormalization"
+    )
+    inner = None if norm is None or len(norm.outputs[0].uses()) != 1 else produced_by(norm.inputs[0], "Transpose")
+    perms = [list(attribute(n, "perm")) for n in (node, inner) if n is not None]
+    if perms != [[0, 2, 1, 3]] * 2 or attribute(norm, "axis", -1) not in (-1, 3):
+        return False
+    x, settings = inner.inputs[0], attributes(norm)
+    replace(node, [emit(norm, norm.op_type, [x, *norm.inputs[1:]], x.shape, norm.domain, **settings)])
+    return True
+
+
+RULES = {"Reshape": _reshape_of_reshape, "Transpose": _norm_between_transposes}
+
+
 def simplify(model: ir.Model) -> int:
     """Apply every rule everywhere and merge equal nodes. Returns the number of places changed."""
     prune(model.graph)
-    count = sum(_reshape_of_reshape(node) for node in nodes(model.graph, "Reshape"))
+    count = sum(RULES[node.op_type](node) for node in nodes(model.graph, *RULES))
     TopologicalSortPass()(model)
+    DeduplicateInitializersPass()(model)
     CommonSubexpressionEliminationPass()(model)
     prune(model.graph)
     return count

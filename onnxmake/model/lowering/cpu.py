@@ -5,11 +5,11 @@ GroupQueryAttention, fused norms, matrix products that read [out, in] weights as
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxmake.model.experts import alternating, dense, mixture, parts, routed
-from onnxmake.model.graph import CONTRIB, DOMAIN, attribute, constant, emit, emit_many, integers, produced_by, replace
+from onnxmake.model.graph import CONTRIB, DOMAIN, array, attribute, emit, emit_many, produced_by, replace
+from onnxmake.model.lowering import _attention as kernels
 from onnxmake.model.lowering import portable
 
 
@@ -30,164 +30,55 @@ def rms_norm(node: ir.Node) -> None:
 
 def layer_norm(node: ir.Node) -> None:
     """LayerNormalization, with the residual addition in front of it where there is one."""
-    operands = [portable.norm_weight(node), *node.inputs[2:]]
+    operands = [portable.norm_weight(node), *(node.inputs[2:] or [None])]
     if not _with_residual(node, "SkipLayerNormalization", operands, attribute(node, "epsilon")):
         portable.layer_norm(node)
 
 
-def _with_residual(node: ir.Node, op: str, operands: Sequence[ir.Value], epsilon: float) -> bool:
-    """Replace norm and addition by one op, which hands out the sum, too."""
+def _with_residual(node: ir.Node, op: str, operands: Sequence[ir.Value | None], epsilon: float) -> bool:
+    """Replace norm, addition, and the bias of a product that is added, by one op, which hands out the sum, too."""
     x, shape = node.inputs[0], node.inputs[0].shape
     add = produced_by(x, "Add")
     if add is None or len(shape) != 3 or any(v.shape != shape for v in add.inputs):
         return False
-    normed, _, _, total = emit_many(
-        add, op, [*add.inputs, *operands], [shape, None, None, shape], CONTRIB, epsilon=epsilon
-    )
+    streams, bias = _without_bias(add)
+    inputs = [*streams, *operands, *([bias] if bias is not None else [])]
+    while inputs[-1] is None:
+        inputs.pop()
+    normed, _, _, total = emit_many(add, op, inputs, [shape, None, None, shape], CONTRIB, epsilon=epsilon)
     replace(node, [normed])
     replace(add, [total])
     return True
 
 
-def tokens_first(node: ir.Node, value: ir.Value) -> ir.Value:
-    """[B, H, S, D] as [B, S, H * D], without the reshapes and transposes that made it where they can be seen."""
-    batch, heads, seq, dim = value.shape
-    transpose = produced_by(value, "Transpose")
-    if transpose is not None and list(attribute(transpose, "perm")) == [0, 2, 1, 3]:
-        inner = transpose.inputs[0]
-    else:
-        inner = emit(node, "Transpose", [value], [batch, seq, heads, dim], perm=[0, 2, 1, 3])
-    flat = produced_by(inner, "Reshape")
-    if flat is not None and list(flat.inputs[0].shape) == [batch, seq, heads * dim]:
-        return flat.inputs[0]
-    return emit(node, "Reshape", [inner, integers(node.graph, [0, 0, heads * dim])], [batch, seq, heads * dim])
-
-
-def fixed_table(turn: ir.Node) -> ir.Node | None:
-    """The RotaryTable of a rotation, if constant caches can stand for it: one set of frequencies.
-
-    Positions must be the graph's position_ids, which stay within the caches.
-    """
-    table = produced_by(turn.inputs[1], "RotaryTable", DOMAIN)
-    fixed = table is not None and "threshold" not in table.attributes and table.inputs[0].name == "position_ids"
-    return table if fixed else None
-
-
-def _rotation(q: ir.Value, k: ir.Value) -> tuple[ir.Node, ir.Node, ir.Node] | None:
-    """The rotations of q and k and their table, if the attention op can do them: same table, a width it takes.
-
-    It counts positions itself, as position_ids do.
-    """
-    turns = [produced_by(x, "RotaryEmbedding", DOMAIN) for x in (q, k)]
-    if None in turns or turns[0].inputs[1:] != turns[1].inputs[1:]:
-        return None
-    if attribute(turns[0], "interleaved") != attribute(turns[1], "interleaved"):
-        return None
-    table = fixed_table(turns[0])
-    if table is None or portable.rotary_width(turns[0]) % 16 or q.shape[3] % 16:
-        return None
-    return turns[0], turns[1], table
-
-
-def rotary_caches(table: ir.Node) -> list[ir.Value]:
-    """cos and sin [positions, R/2], computed from constants alone.
-
-    The runtime does it once, at load, and the file stays small.
-    """
-    frequencies, count = attribute(table, "frequencies"), attribute(table, "positions")
-    first, end, step, row = (
-        constant(table.graph, np.array(values, np.float32)) for values in (0, count, 1, frequencies)
-    )
-    positions = emit(
-        table, "Unsqueeze", [emit(table, "Range", [first, end, step], [count]), integers(table.graph, [1])], [count, 1]
-    )
-    return portable.waves(
-        table, emit(table, "Mul", [positions, row], [count, len(frequencies)]), table.outputs[0].dtype
-    )
-
-
-def _packed(node: ir.Node, streams: list[ir.Value]) -> list[ir.Value | None]:
-    """q, k and v from one product where three Linear ops read the same input and feed nothing else."""
-    linears = [produced_by(x, "Linear", DOMAIN) for x in streams]
-    if None in linears or any(len(n.outputs[0].uses()) != 1 for n in linears):
-        return streams
-    if len({(n.inputs[0], len(n.inputs)) for n in linears}) != 1:
-        return streams
-    operands = []
-    for same in list(zip(*(n.inputs for n in linears)))[1:]:
-        weights = [produced_by(v, "Weight", DOMAIN) for v in same]
-        if None in weights or any({"offset", "rows", "transposed"} & set(w.attributes) for w in weights):
-            return streams
-        shape = [sum(v.shape[0] for v in same), *list(same[0].shape)[1:]]
-        operands.append(
-            emit(
-                node,
-                "Weight",
-                [],
-                shape,
-                DOMAIN,
-                same[0].dtype,
-                parts=[p for w in weights for p in attribute(w, "parts")],
-            )
-        )
-    x = linears[0].inputs[0]
-    return [emit(node, "Linear", [x, *operands], [*list(x.shape)[:2], operands[0].shape[0]], DOMAIN), None, None]
+def _without_bias(add: ir.Node) -> tuple[list[ir.Value], ir.Value | None]:
+    """What is added, one of it without its bias where it is a product that feeds nothing else, and the bias."""
+    streams = list(add.inputs)
+    for i, value in enumerate(streams):
+        product = produced_by(value, "Linear", DOMAIN)
+        if product is not None and len(product.inputs) == 3 and len(value.uses()) == 1:
+            x, weight, bias = product.inputs
+            streams[i] = emit(product, "Linear", [x, weight], value.shape, DOMAIN)
+            return streams, bias
+    return streams, None
 
 
 def attention(node: ir.Node) -> None:
-    """With one packed product and the rotation inside, where it can be."""
+    """GroupQueryAttention over a past, with one packed product and the rotation inside where it can be; without a past
+    MultiHeadAttention."""
     q, k, v, past, _, mask, _, bias = portable.attention_inputs(node)
-    if q.shape[3] != v.shape[3] or past is None or mask is None or bias is not None or not attribute(node, "causal", 1):
+    if past is None:
+        kernels.multi_head_attention(node) if kernels.is_multi_head(node) else portable.attention(node)
+        return
+    if q.shape[3] != v.shape[3] or mask is None or bias is not None or not attribute(node, "causal", 1):
         portable.attention(node)
         return
-    rotation, caches, interleaved = _rotation(q, k), [], 0
+    rotation, caches, interleaved = kernels.rotation(q, k), [], 0
     if rotation:
-        q, k, caches = rotation[0].inputs[0], rotation[1].inputs[0], rotary_caches(rotation[2])
+        q, k, caches = rotation[0].inputs[0], rotation[1].inputs[0], kernels.rotary_caches(rotation[2])
         interleaved = attribute(rotation[0], "interleaved")
-    group_query_attention(node, _packed(node, [tokens_first(node, x) for x in (q, k, v)]), caches, interleaved)
-
-
-def group_query_attention(
-    node: ir.Node, streams: Sequence[ir.Value | None], caches: Sequence[ir.Value] = (), interleaved: int = 0
-) -> None:
-    """Attention over q, k, v [B, S, heads * D], or over all three in the first; rotated by cos and sin caches if given."""
-    graph, (q, k, _, past_k, past_v, mask, sinks, _) = node.graph, portable.attention_inputs(node)
-    (batch, heads, seq, dim), kv, int32 = q.shape, k.shape[1], ir.DataType.INT32
-    scalar = constant(graph, np.array(1, np.int64))
-    ones = emit(
-        node, "Sub", [emit(node, "ReduceSum", [mask, integers(graph, [1])], [batch], keepdims=0), scalar], [batch]
-    )
-    lengths = emit(node, "Cast", [ones], [batch], dtype=int32, to=int(int32))
-    size = emit(node, "Gather", [emit(node, "Shape", [mask], [2], dtype=ir.DataType.INT64), scalar], [], axis=0)
-    total = emit(node, "Cast", [size], [], dtype=int32, to=int(int32))
-    attributes = {"softcap": cap} if (cap := attribute(node, "softcap")) else {}
-    if interleaved:
-        attributes["rotary_interleaved"] = 1
-    out, *present = emit_many(
-        node,
-        "GroupQueryAttention",
-        [
-            *streams,
-            past_k,
-            past_v,
-            lengths,
-            total,
-            *(caches or (None, None)),
-            *([None, None, sinks] if sinks is not None else []),
-        ],
-        [[batch, seq, heads * dim], node.outputs[1].shape, node.outputs[2].shape],
-        CONTRIB,
-        [q.dtype] * 3,
-        num_heads=heads,
-        kv_num_heads=kv,
-        scale=attribute(node, "scale"),
-        local_window_size=attribute(node, "window", -1),
-        do_rotary=int(bool(caches)),
-        **attributes,
-    )
-    replace(
-        node, [emit(node, "Reshape", [out, integers(graph, [0, 0, heads, dim])], [batch, seq, heads, dim]), *present]
-    )
+    streams = kernels.packed(node, [kernels.tokens_first(node, x) for x in (q, k, v)])
+    kernels.group_query_attention(node, streams, caches, interleaved)
 
 
 def experts(node: ir.Node) -> None:
@@ -204,12 +95,33 @@ def experts(node: ir.Node) -> None:
     replace(node, [mixture(node, "MoE", operands, attributes, total)])
 
 
+def sigmoid(node: ir.Node) -> None:
+    """x sigmoid(a x), SiLU where a is 1, is one op. Ramachandran et al. 2017, "Searching for Activation Functions"."""
+    wave, (inner,) = node.outputs[0], node.inputs
+    users = wave.uses()
+    product = users[0].node if len(users) == 1 else None
+    if product is None or product.op_type != "Mul" or wave.is_graph_output():
+        return
+    x = next((v for v in product.inputs if v is not wave), None)
+    scaled, factor = produced_by(inner, "Mul"), None
+    if x is inner:
+        factor = 1.0
+    elif scaled is not None and x in scaled.inputs:
+        known = array(next((v for v in scaled.inputs if v is not x), None))
+        factor = float(known.item()) if known is not None and known.size == 1 else None
+    if x is not None and factor is not None:
+        replace(product, [emit(product, "QuickGelu", [x], x.shape, CONTRIB, alpha=factor)])
+        node.graph.remove(node, safe=True)
+
+
 TABLE = {
     **portable.TABLE,
     "Experts": experts,
     "Linear": linear,
     "RMSNorm": rms_norm,
     "LayerNorm": layer_norm,
+    "RotaryEmbedding": kernels.rotary_embedding,
     "Attention": attention,
+    "::Sigmoid": sigmoid,
 }
 PROVIDER_OPTIONS: list[dict[str, dict[str, str]]] = []

@@ -24,11 +24,18 @@ def matmul_nbits(node: ir.Node) -> None:
     node.attributes.pop("accuracy_level", None)
 
 
+def sigmoid(node: ir.Node) -> None:
+    """One op for SiLU in the types that its kernel has."""
+    if node.inputs[0].dtype != ir.DataType.BFLOAT16:
+        cpu.sigmoid(node)
+
+
 TABLE = {
     **cpu.TABLE,
     "Experts": dense,
     "com.microsoft::QMoE": experts_unproven,
     "com.microsoft::MatMulNBits": matmul_nbits,
+    "::Sigmoid": sigmoid,
 }
 PROVIDER_OPTIONS = [  # no graph capture: it wants every shape fixed; residual sums of norms in float32
     {"cuda": {"enable_cuda_graph": "0", "enable_skip_layer_norm_strict_mode": "1"}}

@@ -8,62 +8,54 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onnxmake.errors import UnsupportedError
 from onnxmake.model.experts import dense
-from onnxmake.model.graph import CONTRIB, DOMAIN, attribute, constant, emit, integers, nodes, produced_by, replace
+from onnxmake.model.graph import (
+    CONTRIB,
+    DOMAIN,
+    attribute,
+    attributes,
+    constant,
+    emit,
+    integers,
+    nodes,
+    produced_by,
+    replace,
+)
+from onnxmake.model.lowering import _attention as kernels
 from onnxmake.model.lowering import cpu, portable
 from onnxmake.model.lowering.cuda import experts_unproven
 
 
-def rotary_embedding(node: ir.Node) -> None:
-    """RotaryEmbedding over x [B, S, H * D], position_ids, cos and sin [positions, R / 2]."""
-    x, table = node.inputs[0], cpu.fixed_table(node)
-    if table is None:
-        portable.rotary_embedding(node)
-        return
-    (batch, heads, seq, dim), width = x.shape, portable.rotary_width(node)
-    partial = {} if width == dim else {"num_heads": heads, "rotary_embedding_dim": width}
-    partial |= {"interleaved": 1} if attribute(node, "interleaved") else {}
-    operands = [cpu.tokens_first(node, x), table.inputs[0], *cpu.rotary_caches(table)]
-    out = emit(node, "RotaryEmbedding", operands, [batch, seq, heads * dim], CONTRIB, **partial)
-    out = emit(node, "Reshape", [out, integers(node.graph, [0, 0, heads, dim])], [batch, seq, heads, dim])
-    replace(node, [emit(node, "Transpose", [out], x.shape, perm=[0, 2, 1, 3])])
-
-
 def attention(node: ir.Node) -> None:
-    """The kernel reads scale and lengths alone: what else the layer asks for would be dropped in silence."""
-    (q, _, v, past, _, _, sinks, bias), reach = (
-        portable.attention_inputs(node),
-        [attribute(table, "positions") for table in nodes(node.graph, "RotaryTable")],
-    )
-    window = attribute(node, "window")
-    asked = {
-        f"a window of {window}": window and not (reach and window >= max(reach)),
-        "a soft cap": attribute(node, "softcap"),
-        "sinks": sinks is not None,
-        "values of another width": q.shape[3] != v.shape[3],
-    }
-    if past is None or bias is not None or not attribute(node, "causal", 1):
+    """GroupQueryAttention where the layer asks for no more than scale and lengths: the kernel drops the rest in silence."""
+    (q, _, v, past, _, _, sinks, bias) = portable.attention_inputs(node)
+    window, reach = attribute(node, "window"), [attribute(t, "positions") for t in nodes(node.graph, "RotaryTable")]
+    unread = [
+        window and not (reach and window >= max(reach)),
+        attribute(node, "softcap"),
+        sinks is not None,
+        bias is not None,
+        not attribute(node, "causal", 1),
+        q.shape[3] != v.shape[3],
+    ]
+    if past is None and bias is None and kernels.is_multi_head(node):
+        kernels.multi_head_attention(node)
+        return
+    if past is None or any(unread):
         portable.attention(node)
         return
-    if ignored := [name for name, there in asked.items() if there]:
-        raise UnsupportedError(
-            f"The attention of {node.outputs[1].name} has {ignored[0]}.",
-            "DirectML's GroupQueryAttention ignores that.",
-            'Choose device = "cpu" or "cuda"; or, for use without GenAI, device = "portable" under optimize.',
-        )
     for turn in (produced_by(x, "RotaryEmbedding", DOMAIN) for x in node.inputs[:2]):
         if turn is not None:
-            rotary_embedding(turn)
-    cpu.group_query_attention(node, [cpu.tokens_first(node, x) for x in node.inputs[:3]])
+            kernels.rotary_embedding(turn)
+    kernels.group_query_attention(node, [kernels.tokens_first(node, x) for x in node.inputs[:3]])
 
 
 def matmul_nbits(node: ir.Node) -> None:
     """The bias added behind it, which the kernel refuses inside."""
     x, packed, scales, zeros, _, bias = [*node.inputs, None, None, None][:6]
-    attributes = {name: a.value for name, a in node.attributes.items() if name != "accuracy_level"}
+    settings = {name: value for name, value in attributes(node).items() if name != "accuracy_level"}
     operands, shape = [x, packed, scales, *([] if zeros is None else [zeros])], node.outputs[0].shape
-    out = emit(node, "MatMulNBits", operands, shape, CONTRIB, **attributes)
+    out = emit(node, "MatMulNBits", operands, shape, CONTRIB, **settings)
     replace(node, [out if bias is None else emit(node, "Add", [out, bias], shape)])
 
 
@@ -107,7 +99,6 @@ TABLE = {
     **cpu.TABLE,
     "Experts": dense,
     "com.microsoft::QMoE": experts_unproven,
-    "RotaryEmbedding": rotary_embedding,
     "Attention": attention,
     "com.microsoft::MatMulNBits": matmul_nbits,
     "com.microsoft::GatherBlockQuantized": gather_block_quantized,

@@ -4,7 +4,17 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmake.model.experts import dense
-from onnxmake.model.graph import DOMAIN, attribute, constant, emit, emit_many, integers, replace
+from onnxmake.model.graph import (
+    DOMAIN,
+    attribute,
+    attributes,
+    constant,
+    emit,
+    emit_many,
+    integers,
+    replace,
+    rotary_width,
+)
 
 
 def floats(node: ir.Node, values, like: ir.Value) -> ir.Value:
@@ -24,8 +34,7 @@ def norm_weight(node: ir.Node) -> ir.Value:
     weight, offset = node.inputs[1], attribute(node, "offset")
     if not offset:
         return weight
-    same = {name: a.value for name, a in weight.producer().attributes.items()}
-    return emit(node, "Weight", [], weight.shape, DOMAIN, weight.dtype, **same, offset=offset)
+    return emit(node, "Weight", [], weight.shape, DOMAIN, weight.dtype, **attributes(weight.producer()), offset=offset)
 
 
 def layer_norm(node: ir.Node) -> None:
@@ -112,11 +121,6 @@ def _slice(node: ir.Node, value: ir.Value, start: int, end: int, step: int = 1) 
     """Along the last axis."""
     bounds = [integers(node.graph, [i]) for i in (start, end, -1, *([step] if step > 1 else []))]
     return emit(node, "Slice", [value, *bounds], [*list(value.shape)[:-1], (end - start) // step])
-
-
-def rotary_width(turn: ir.Node) -> int:
-    """Channels that a RotaryEmbedding turns."""
-    return turn.inputs[1].shape[-1] * (2 if attribute(turn, "layout") == "once" else 1)
 
 
 def rotary_embedding(node: ir.Node) -> None:
@@ -215,18 +219,13 @@ def attention(node: ir.Node) -> None:
         ratio = emit(node, "Div", [scores, limit], shape)
         scores = emit(node, "Mul", [emit(node, "Tanh", [ratio], shape), limit], shape)
     if bias is not None:  # [B, 1 or H, S, total]
-        split = [0, 1, 1] if bias.shape[1] == 1 else [0, kv, groups]
-        both = [*split, -1, total] if isinstance(total, int) else None
-        if both is None:
-            grouped = emit(
-                node, "Unsqueeze", [bias, integers(graph, [2])], [*list(bias.shape)[:2], 1, *list(bias.shape)[2:]]
-            )
-            if bias.shape[1] != 1:
-                tail = emit(node, "Shape", [bias], [2], dtype=ir.DataType.INT64, start=2)
-                target = emit(node, "Concat", [integers(graph, split), tail], [5], axis=0)
-                grouped = emit(node, "Reshape", [bias, target], [batch, kv, groups, *list(bias.shape)[2:]])
+        tail = list(bias.shape)[2:]
+        if bias.shape[1] == 1:
+            grouped = emit(node, "Unsqueeze", [bias, integers(graph, [2])], [batch, 1, 1, *tail])
         else:
-            grouped = emit(node, "Reshape", [bias, integers(graph, both)], [batch, *split[1:], seq, total])
+            lengths = emit(node, "Shape", [bias], [2], dtype=ir.DataType.INT64, start=2)
+            target = emit(node, "Concat", [integers(graph, [0, kv, groups]), lengths], [5], axis=0)
+            grouped = emit(node, "Reshape", [bias, target], [batch, kv, groups, *tail])
         scores = emit(node, "Add", [scores, grouped], shape)
     if visible is not None:
         scores = emit(node, "Where", [visible, scores, floats(node, np.finfo(np.float16).min, q)], shape, dtype=q.dtype)
