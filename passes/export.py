@@ -6,6 +6,7 @@ Invariant: the graph computes what the Transformers class computes from the same
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from onnxmake.model import canonical
 from onnxmake.model.capture import capture
@@ -17,9 +18,10 @@ READS = ("checkpoint/architecture.json", "checkpoint/tensors.json")
 
 @dataclass(frozen=True)
 class Options:
-    pass
+    # of a model that generates no text: all of it, without its head, or one of its towers
+    part: Literal["model", "base", "encoder", "text", "vision"] = "model"
 
 
 def run(src: Path, out: Path, o: Options) -> None:
     architecture, tensors = (json.loads((src / name).read_text("utf-8")) for name in READS)
-    canonical.save(capture(architecture, tensors), out / "model.onnx")
+    canonical.save(capture(architecture, tensors, o.part), out / "model.onnx")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxmake.errors import CheckpointError
+from onnxmake.errors import CheckpointError, PassError
 from onnxmake.model import genai
 from onnxmake.model.assemble import assemble
 from onnxmake.model.lowering import Device, provider_options
@@ -52,6 +52,12 @@ def _json(path: Path) -> dict:
 def run(src: Path, out: Path, o: Options) -> None:
     checkpoint = src / "checkpoint"
     model = ir.load(src / "model.onnx")
+    if not any(output.name.startswith("present.") for output in model.graph.outputs):
+        raise PassError(
+            "The model generates no text: it keeps nothing from one call to the next.",
+            "It is an encoder.",
+            "Use package_onnx in place of package_genai.",
+        )
     genai.equal_widths(model.graph)
     assemble(model, o.device, checkpoint, out, progress)
     config = genai.genai_config(

@@ -143,8 +143,7 @@ def _figures(result: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
         f"{result['load_s']:.2f}",
         f"{run['first_token_s']['p50'] * 1e3:.0f}",
         f"{run['prefill']['p50']:.0f}",
-        f"{run['decode']['p50']:.1f}",
-        f"{run['decode']['p90']:.1f}",
+        *([f"{run['decode'][p]:.1f}" for p in ("p50", "p90")] if run["decode"] else ["", ""]),
         f"{result['peak_bytes'] / 1e6:.0f}",
     ]
 

@@ -1,4 +1,7 @@
-"""Measure a built model through ONNX Runtime GenAI: load, prefill, decode, memory. Seconds, tokens a second, bytes."""
+"""Measure a built model through ONNX Runtime GenAI, or by itself if it generates no text: load, prefill, decode, memory.
+
+Seconds, tokens a second, bytes.
+"""
 
 import json
 import random
@@ -9,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from onnxmake.errors import UnsupportedError
-from onnxmake.model import machine
+from onnxmake.model import latency, machine
 from onnxmake.model.serve import serve
+
+GENAI = "genai_config.json"
 
 
 def _percentiles(values: list[float], best_is_high: bool) -> dict[str, float]:
@@ -62,10 +67,11 @@ def load(folder: str, device: str) -> Any:
     return model
 
 
-def bench(folder: str, device: str, prompt_tokens: Sequence[int], new_tokens: int, repeats: int) -> dict:
-    """What `doit bench` records of a model in `folder`: medians over `repeats` greedy runs for each prompt length."""
-    vocabulary = json.loads(Path(folder, "genai_config.json").read_text())["model"]["vocab_size"]
-    where = machine.describe(device)
+def _generating(
+    folder: str, device: str, prompt_tokens: Sequence[int], new_tokens: int, repeats: int
+) -> tuple[float, list[dict]]:
+    """Seconds to load, and the figures of greedy runs for each prompt length."""
+    vocabulary = json.loads(Path(folder, GENAI).read_text())["model"]["vocab_size"]
     started = time.perf_counter()
     model = load(folder, device)
     loaded = time.perf_counter() - started
@@ -76,14 +82,27 @@ def bench(folder: str, device: str, prompt_tokens: Sequence[int], new_tokens: in
         prompt = random.Random(0).choices(range(vocabulary), k=count)
         _run(og, model, prompt, min(new_tokens, 8))  # warm-up
         timed = [_run(og, model, prompt, new_tokens) for _ in range(repeats)]
-        runs.append(
-            {
-                "prompt_tokens": count,
-                "first_token_s": _percentiles([f for f, _ in timed], False),
-                "prefill": _percentiles([count / f for f, _ in timed], True),
-                "decode": _percentiles([1 / d for _, d in timed], True),
-            }
-        )
+        runs.append(_figures(count, [f for f, _ in timed]) | {"decode": _percentiles([1 / d for _, d in timed], True)})
+    return loaded, runs
+
+
+def _figures(count: int, seconds: list[float]) -> dict[str, Any]:
+    """Of the seconds to the first result for `count` tokens."""
+    return {
+        "prompt_tokens": count,
+        "first_token_s": _percentiles(seconds, False),
+        "prefill": _percentiles([count / s for s in seconds], True),
+    }
+
+
+def bench(folder: str, device: str, prompt_tokens: Sequence[int], new_tokens: int, repeats: int) -> dict:
+    """What `doit bench` records of a model in `folder`: medians over `repeats` runs for each prompt length."""
+    where = machine.describe(device)
+    if Path(folder, GENAI).exists():
+        loaded, runs = _generating(folder, device, prompt_tokens, new_tokens, repeats)
+    else:
+        loaded, timed = latency.runs(folder, device, prompt_tokens, repeats)
+        runs = [_figures(count, seconds) | {"decode": None} for count, seconds in timed]
     return {
         "device": device,
         "machine": where,

@@ -4,11 +4,17 @@ import json
 from pathlib import Path
 
 from onnxmake.errors import UnsupportedError
-from onnxmake.model.bench import load
+from onnxmake.model.bench import GENAI, load
 from onnxmake.model.serve import serve
 
 
 def generate(folder: str, device: str, prompt: str, tokens: int) -> dict:
+    if not Path(folder, GENAI).exists():
+        raise UnsupportedError(
+            "The model generates no text.",
+            "It is an encoder, laid out by package_onnx.",
+            "doit bench measures it; ONNX Runtime runs model.onnx.",
+        )
     model = load(folder, device)
     import onnxruntime_genai as og
 
@@ -20,9 +26,7 @@ def generate(folder: str, device: str, prompt: str, tokens: int) -> dict:
         )
     params = og.GeneratorParams(model)
     params.set_search_options(
-        max_length=min(
-            len(ids) + tokens, json.loads(Path(folder, "genai_config.json").read_text())["model"]["context_length"]
-        )
+        max_length=min(len(ids) + tokens, json.loads(Path(folder, GENAI).read_text())["model"]["context_length"])
     )
     generator = og.Generator(model, params)
     generator.append_tokens(ids)

@@ -1,4 +1,4 @@
-"""Capture a causal language model from Transformers' own code as a semantic graph, without weights."""
+"""Capture a model from Transformers' own code as a semantic graph, without weights."""
 
 import contextlib
 import io
@@ -11,46 +11,57 @@ import torch
 import transformers
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, TopologicalSortPass
 
-from onnxmake.model.capture import attention, experts, fold, layers, modules, sources, stamp, tidy
-from onnxmake.model.capture.config import load_config
-from onnxmake.model.capture.decoder import Decoder, example_inputs
-from onnxmake.model.capture.weightless import weightless_causal_lm
+from onnxmake.model.architecture import is_decoder
+from onnxmake.model.capture import attention, decoder, encoder, experts, fold, layers, modules, sources, stamp, tidy
+from onnxmake.model.capture.config import load_config, model_class
+from onnxmake.model.capture.decoder import Decoder
+from onnxmake.model.capture.encoder import Encoder
+from onnxmake.model.capture.weightless import weightless
 from onnxmake.model.graph import DOMAIN
 
-IGNORED = [r"\.rotary_emb\.inv_freq$"]  # buffers that old checkpoints hold and Transformers computes
+# Tensors that a checkpoint may hold without a use: buffers of old ones, which Transformers computes,
+IGNORED = [r"\.rotary_emb\.inv_freq$", r"(^|\.)position_ids$"]
+# and, of encoders, heads of the training behind them: bert-base holds two that the class it names has not.
+HEADS = r"""(^|\.)(pooler|cls|classifier|lm_head|mlm_head|qa_outputs|seq_relationship|predictions|generator_predictions|
+    discriminator_predictions|vocab_transform|vocab_layer_norm|vocab_projector)(\.|$)"""
 
 
-def _trace(config: transformers.PreTrainedConfig, tensors: Mapping[str, list[int]], whole: bool) -> ir.Model | None:
-    """The graph of all layers; None where `whole` is off and the layers are too entangled to be stamped."""
-    model = weightless_causal_lm(config, attention.NAME, experts.NAME, tensors)
+def _trace(
+    architecture: Mapping, part: str, tensors: Mapping[str, list[int]], whole: bool
+) -> tuple[ir.Model, Decoder | Encoder] | None:
+    """The graph of all layers, and what was traced; None where `whole` is off and the layers are too entangled to be
+    stamped."""
+    config = load_config(architecture)
+    model = weightless(model_class(architecture, config), config, attention.NAME, experts.NAME, tensors)
     path, stack = layers.find_layers(model) or ("", None)
-    depth = getattr(config, "num_hidden_layers", 0)
-    kind = list(range(depth)) if stack is None or whole else layers.kinds(config, stack)
-    traced = layers.representatives(kind)
+    kind = [] if stack is None else list(range(len(stack))) if whole else layers.kinds(config, stack)
+    kept = layers.representatives(kind)
     tied = aliases(model)
     found = sources.sources(model, tensors)
-    if len(traced) < len(kind):
-        layers.keep_layers(model, path, stack, traced)
-    decoder = Decoder(model)
+    if len(kept) < len(kind):
+        layers.keep_layers(model, path, stack, kept)
+    traced = Decoder(model) if is_decoder(architecture) else Encoder(model, part)
     with torch.no_grad(), modules.semantic_modules(model):
-        inputs, dynamic = example_inputs(decoder)
-        exported = torch.export.export(decoder, (), kwargs=inputs, dynamic_shapes=dynamic, strict=False)
+        inputs, dynamic = (decoder if isinstance(traced, Decoder) else encoder).example_inputs(traced)
+        exported = torch.export.export(traced, (), kwargs=inputs, dynamic_shapes=dynamic, strict=False)
     graph_model = torch.onnx.export(exported, dynamo=True, verbose=False, opset_version=21, optimize=False).model
-    graph = graph_model.graph
-    tidy.plain_dimensions(graph)
+    graph, states = graph_model.graph, list(traced.states)
+    pasts = [["batch", *("past" if axis == state.growing else None for axis in (1, 2))] for state in states]
+    tidy.plain_dimensions(graph, [*(traced.dimensions[name] for name in traced.inputs), *pasts])
     tidy.constant_shapes(graph)
-    tidy.weights_by_name(graph, set(decoder.state_dict()))
+    tidy.weights_by_name(graph, {name for name, t in traced.state_dict().items() if t.is_floating_point()})
     fold.constants(graph_model)
     fold.partial_rotations(graph)
-    states = decoder.states
-    if len(traced) < len(kind):
-        states = stamp.stamp(graph_model, f"model.{path}", kind, traced, states)
+    if len(kept) < len(kind):
+        states = stamp.stamp(graph_model, f"model.{path}", kind, kept, states)
         if states is None:
             return None
-    tidy.checkpoint_names(graph, tied, found, tensors, [*IGNORED, *(model._keys_to_ignore_on_load_unexpected or [])])
+    heads = [] if isinstance(traced, Decoder) else ["".join(HEADS.split())]
+    unused = [*IGNORED, *heads, *(model._keys_to_ignore_on_load_unexpected or [])]
+    tidy.checkpoint_names(graph, tied, found, tensors, unused)
     fold.transposed_weights(graph)
     tidy.name_states(graph, states)
-    return graph_model
+    return graph_model, traced
 
 
 def aliases(model: transformers.PreTrainedModel) -> dict[str, list[str]]:
@@ -62,25 +73,24 @@ def aliases(model: transformers.PreTrainedModel) -> dict[str, list[str]]:
     return {name: sorted(group, key=tied.__contains__) for group in groups.values() for name in group}
 
 
-def capture(architecture: Mapping, tensors: Mapping[str, list[int]]) -> ir.Model:
-    """The semantic graph of config.json's content `architecture`.
+def capture(architecture: Mapping, tensors: Mapping[str, list[int]], part: str = "model") -> ir.Model:
+    """The semantic graph of config.json's content `architecture`, its weights referring to `tensors` (name -> shape) of
+    the checkpoint; all float32.
 
-    Its weights referring to `tensors` (name -> shape) of the checkpoint.
-
-    Inputs input_ids, attention_mask [batch, total], position_ids (int64) and past_key_values.N.{key,value} [batch,
-    heads, past, width]; outputs logits [batch, sequence, vocabulary] and present.N.{key,value}; all float32. Raises
+    Of a causal LM: inputs input_ids, attention_mask [batch, total], position_ids (int64) and past_key_values.N.{key,value}
+    [batch, heads, past, width] or other states; outputs logits [batch, sequence, vocabulary] and present.N.{key,value}. Of
+    another model its `part`: inputs as encoder.DIMENSIONS has them, outputs as Transformers names them. Raises
     UnsupportedError and CheckpointError.
     """
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     logging.disable(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()):
-        model = _trace(load_config(architecture), tensors, whole=False) or _trace(
-            load_config(architecture), tensors, whole=True
-        )
+        made = _trace(architecture, part, tensors, whole=False) or _trace(architecture, part, tensors, whole=True)
+    model, traced = made
     TopologicalSortPass()(model)
     CommonSubexpressionEliminationPass()(model)
     tidy.constant_shapes(model.graph)
-    tidy.name_values(model.graph)
+    tidy.name_values(model.graph, traced.inputs, traced.outputs)
     model.opset_imports[DOMAIN] = 1
     return model

@@ -32,6 +32,13 @@ def mask(*args: Any, mask_function: Callable, **kwargs: Any) -> Tensor:
     return tensor
 
 
+def _sparse(mask: Tensor, indices: Tensor, keys: int) -> Tensor:
+    """The mask [B,1,S,T] where each query sees only the keys [B,S,N] that an indexer chose for it."""
+    batch, seq, _ = indices.shape
+    left_out = torch.ones(batch, seq, keys, dtype=torch.bool).scatter(-1, indices.long(), False).unsqueeze(1)
+    return mask.masked_fill(left_out, torch.finfo(mask.dtype).min)
+
+
 def attention(
     module: nn.Module,
     q: Tensor,
@@ -41,6 +48,7 @@ def attention(
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    indices: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """q [B,H,S,D], k and v [B,KV,S,D] -> [B,S,H,Dv], as Transformers' attention functions.
@@ -48,6 +56,8 @@ def attention(
     Emits onnxmake::Attention when traced. Raises UnsupportedError where a layer with a past looks ahead.
     """
     batch, heads, seq, dim = q.shape
+    if indices is not None:
+        attention_mask = _sparse(attention_mask, indices, k.shape[2])
     if not torch.compiler.is_exporting():
         return torch.zeros(batch, seq, heads, v.shape[3]), None
     attributes: dict[str, int | float] = {"scale": float(dim**-0.5 if scaling is None else scaling), "causal": 0}

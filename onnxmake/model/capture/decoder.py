@@ -11,6 +11,15 @@ from onnxmake.model.capture import attention
 from onnxmake.model.capture.masks import Visibility
 from onnxmake.model.capture.states import Context, State, TensorCache
 
+DIMENSIONS: dict[str, tuple[str | None, ...]] = {
+    "input_ids": ("batch", "sequence"),
+    "attention_mask": ("batch", "total"),
+    "position_ids": ("batch", "sequence"),
+}
+
+
+OWN_POSITIONS = "create_position_ids_from_input_ids"  # RoBERTa and its kin count from their padding's number on
+
 
 class Decoder(nn.Module):
     """A causal LM with one tensor for each of `states`."""
@@ -19,8 +28,11 @@ class Decoder(nn.Module):
         super().__init__()
         self.model = model
         self.states: list[State] = []
+        self.inputs, self.outputs, self.dimensions = list(DIMENSIONS), ["logits"], DIMENSIONS
         self.visibilities: list[Visibility | None] = []
-        self.takes = inspect.signature(model.forward).parameters
+        self.takes = set(inspect.signature(model.forward).parameters)
+        if any(hasattr(module, OWN_POSITIONS) for module in model.modules()):
+            self.takes.discard("position_ids")
 
     def call(self, context: Context, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Run the model within `context`; returns logits [B,S,V]."""

@@ -4,6 +4,7 @@ Elsewhere plain code: every token through every expert, weighed by its routing.
 """
 
 from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from transformers.integrations.moe import ExpertsInterface
 from onnxmake.model.capture.norms import agree
 
 NAME = "onnxmake"
+_gates: WeakKeyDictionary[nn.Module, dict[str, float] | None] = WeakKeyDictionary()
 
 
 def swiglu(x: Tensor, alpha: float, beta: float, limit: float, interleaved: float) -> Tensor:
@@ -44,7 +46,9 @@ def _gate(module: nn.Module) -> dict[str, float] | None:
 
 def experts(module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """hidden [T,H], index and weights [T,K] -> [T,H], as Transformers' experts functions."""
-    attributes = _explained.get(module)
+    if not torch.compiler.is_exporting():  # a first call, before the trace
+        _gates[module] = _gate(module)
+    attributes = _gates[module]
     if attributes is None or not torch.compiler.is_exporting():
         return _dense(module, hidden, index, weights)
     stacks = [getattr(module, f"{name}_proj") for name in ("gate_up", "down")]
@@ -58,17 +62,6 @@ def experts(module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -
         shape=list(hidden.shape),
         version=1,
     )
-
-
-_explained: dict[nn.Module, dict[str, float]] = {}
-
-
-def explain(model: nn.Module) -> None:
-    """Probe the gates of all experts of a model, before it is traced."""
-    _explained.clear()
-    for module in model.modules():
-        if hasattr(module, "_is_expert_parallel") and (attributes := _gate(module)) is not None:
-            _explained[module] = attributes
 
 
 def _dense(module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ NOT_KIND = {"layer_idx", "training"}
 
 
 def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
-    """Path and list of the decoder layers: the first ModuleList as long as the config says the model is deep."""
-    depth = model.config.num_hidden_layers
+    """Path and list of the layers: the first ModuleList as long as the config says the model is deep."""
+    depth = getattr(model.config, "num_hidden_layers", None)
     return next(
         ((name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth), None
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from onnxmake.model.capture import experts, rotary
+from onnxmake.model.capture import phasors, rotary
 from onnxmake.model.capture.norms import agree, norm
 from onnxmake.model.capture.recurrence import FUNCTIONS
 
@@ -48,6 +48,8 @@ def _functions(model: nn.Module, layout: str) -> Iterator[tuple[ModuleType, str,
     for file in {sys.modules[type(module).__module__] for module in model.modules()}:
         for name in FUNCTIONS.keys() & vars(file).keys():
             yield file, name, FUNCTIONS[name]  # type: ignore[misc]
+        if phasors.APPLY in vars(file) and (turn := phasors.rotation(vars(file)[phasors.APPLY])):
+            yield file, phasors.APPLY, turn
         if rotary.APPLY in vars(file):
             yield file, rotary.APPLY, rotary.rotation(vars(file)[rotary.APPLY], layout)
 
@@ -62,7 +64,6 @@ def semantic_modules(model: nn.Module) -> Iterator[None]:
             layouts.add(getattr(forward, "layout", "halves"))
         if forward is not None:
             replaced.append((module, forward))
-    experts.explain(model)
     functions = list(_functions(model, layouts.pop() if len(layouts) == 1 else "halves"))
     before = [(file, name, vars(file)[name]) for file, name, _ in functions]
     for module, forward in replaced:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxmake.model.capture.norms import agree
+from onnxmake.model.capture.phasors import as_pair, complex_rotation_of
 
 APPLY = "apply_rotary_pos_emb"  # what modelling files call their rotation
 
@@ -42,18 +43,20 @@ def table(module: nn.Module) -> Callable | None:
         return None
 
     original = module.forward
+    is_complex = not by_type and isinstance(original(torch.zeros(1), torch.zeros(1, 1)), Tensor)
+    if is_complex and complex_rotation_of(module) is None:
+        return None
 
-    def forward(x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, ...]:
+    def forward(x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, ...] | Tensor:
         if position_ids.ndim != 2:  # positions in text, height and width
             return original(x, position_ids, *([] if layer_type is None else [layer_type]))
         attributes = tables[layer_type]
         width = len(attributes["frequencies"]) * (1 if attributes["layout"] == "once" else 2)
         shape = [*position_ids.shape, width]
-        return tuple(
-            torch.onnx.ops.symbolic_multi_out(
-                "onnxmake::RotaryTable", [position_ids], attributes, dtypes=[x.dtype] * 2, shapes=[shape] * 2, version=1
-            )
+        pair = torch.onnx.ops.symbolic_multi_out(
+            "onnxmake::RotaryTable", [position_ids], attributes, dtypes=[x.dtype] * 2, shapes=[shape] * 2, version=1
         )
+        return torch.cat(list(pair), -1) if is_complex else tuple(pair)
 
     forward.layout = tables[types[0]]["layout"]  # type: ignore[attr-defined,index]
     return forward
@@ -69,7 +72,7 @@ def _probe(module: nn.Module, layer_type: str | None) -> dict | None:
 
     def call(last: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         positions = torch.tensor(sorted({p for p in (0, 1, 2, 7, 63, last // 2, last) if p <= last}))[None]
-        cos, sin = module(torch.zeros(1), positions, *extra)
+        cos, sin = as_pair(module(torch.zeros(1), positions, *extra))
         return positions, cos, sin, getattr(module, f"{prefix}inv_freq").clone().float()
 
     def explained(last: int, frequencies: Tensor, scale: float, layout: str) -> bool:

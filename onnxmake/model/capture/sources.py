@@ -28,9 +28,6 @@ class Source:
     end: int
     whole: bool
 
-    def __str__(self) -> str:
-        return self.name if self.whole else f"{self.name}[{self.start}:{self.end}]"
-
 
 def _numbered(names: Sequence[str], tensors: Mapping[str, list[int]], axis: int) -> tuple[list[Tensor], Tensor]:
     """For each tensor its rows' numbers (axis -1) or its columns' (-2), counted over all of `names`; and where each starts."""

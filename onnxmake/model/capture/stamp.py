@@ -35,6 +35,11 @@ def _layer_of(node: ir.Node, path: str) -> int | None:
     return next((int(m[1]) for m in matches if m), None)
 
 
+def ends(graph: ir.Graph, count: int) -> tuple[list[ir.Value], list[ir.Value]]:
+    """The last `count` inputs, and the last `count` outputs: the past and present of that many states."""
+    return list(graph.inputs)[len(graph.inputs) - count :], list(graph.outputs)[len(graph.outputs) - count :]
+
+
 def _split(
     graph: ir.Graph, path: str, traced: Sequence[int], states: Sequence[State]
 ) -> tuple[list[Block], list[ir.Node]] | None:
@@ -42,7 +47,7 @@ def _split(
 
     None where layers share more than one hidden state with the next.
     """
-    pairs, count = list(zip(states, graph.inputs[3:], graph.outputs[1:])), len(traced)
+    pairs, count = list(zip(states, *ends(graph, len(states)))), len(traced)
     blocks = [
         Block(
             tuple(past for s, past, _ in pairs if s.layer == layer),
@@ -68,6 +73,12 @@ def _split(
             if source != layer - 1 or blocks[source].output not in (None, value):
                 return None
             blocks[source].output = value
+    for value in graph.outputs[: len(graph.outputs) - len(states)]:
+        source = place.get(value.producer(), -1)
+        if 0 <= source < count:
+            if source != count - 1 or blocks[-1].output not in (None, value):
+                return None
+            blocks[-1].output = value
     return (blocks, after) if all(b.nodes and b.output is not None for b in blocks) else None
 
 
@@ -131,7 +142,7 @@ def stamp(
 
     Returns the states of all layers. None: their graphs do not allow it, nothing was done.
 
-    Inputs are three and the pasts, outputs one and the presents, as `states` says. `path` is the layers' module path in
+    The last inputs are the pasts, the last outputs the presents of `states`. `path` is the layers' module path in
     the traced program, `kind` the first layer like each layer, `traced` the real index of each traced one.
     """
     graph = model.graph
@@ -163,7 +174,9 @@ def stamp(
         for i, value in enumerate(node.inputs):
             if value is blocks[-1].output:
                 node.replace_input_with(i, hidden)
-    graph.inputs[3:], graph.outputs[1:] = past, present
+    graph.outputs[:] = [hidden if value is blocks[-1].output else value for value in graph.outputs]
+    for values, old, new in zip((graph.inputs, graph.outputs), ends(graph, len(states)), (past, present)):
+        values[len(values) - len(old) :] = new
     for block in reversed(blocks):
         graph.remove(block.nodes, safe=True)
     return stamped

@@ -12,7 +12,13 @@ from transformers import DynamicCache
 from onnxmake.model.capture.masks import Visibility
 
 # Transformers' word for a state -> GenAI's, and which of its axes grows with the past
-NAMES = {"key": ("key", 2), "value": ("value", 2), "conv": ("conv_state", None), "recurrent": ("recurrent_state", None)}
+NAMES = {
+    "key": ("key", 2),
+    "value": ("value", 2),
+    "index": ("index_key", 1),  # of sparse attention, which chooses its keys by others; GenAI has no word for it
+    "conv": ("conv_state", None),
+    "recurrent": ("recurrent_state", None),
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -80,11 +86,14 @@ class TensorCache(DynamicCache):
     def _append(self, state: State, new: Tensor) -> Tensor:
         past = self.context.past.get(state)
         if past is None:
-            past = new[:, :, :0]
-        whole = torch.cat([past, new], 2)
+            past = new.narrow(state.growing, 0, 0)
+        whole = torch.cat([past, new], state.growing)
         self.context.present[state] = whole
         self.context.updates.append(Update(new, whole, past))
         return whole
+
+    def update_indexer(self, indexer_key_states: Tensor, layer_idx: int, *_, **__) -> Tensor:
+        return self._append(State(layer_idx, "index"), indexer_key_states)
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         return self.context.past.get(State(layer_idx, "conv", state_idx))

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from onnxmake.errors import CheckpointError
+from onnxmake.errors import CheckpointError, UnsupportedError
 from onnxmake.model.capture.sources import Source
+from onnxmake.model.capture.stamp import ends
 from onnxmake.model.capture.states import State
 from onnxmake.model.graph import DOMAIN, attribute, emit, integers, nodes, prune, replace
 
@@ -25,18 +26,11 @@ def _order(graph: ir.Graph) -> dict[ir.Node, int]:
     return {node: i for i, node in enumerate(graph)}
 
 
-def plain_dimensions(graph: ir.Graph) -> None:
-    """Name the dimensions batch, sequence, past and total; torch gives each input dimension a symbol of its own."""
-    ids, mask, positions, *past = graph.inputs
-    known: list[tuple[ir.Value, tuple[str | None, ...]]] = [
-        (ids, ("batch", "sequence")),
-        (mask, ("batch", "total")),
-        (positions, ("batch", "sequence")),
-    ]
-    known += [(value, ("batch", None, "past", None)) for value in past]
+def plain_dimensions(graph: ir.Graph, dimensions: Sequence[Sequence[str | None]]) -> None:
+    """Give each input's dimensions the names in `dimensions`; torch has a symbol of its own for each."""
     names = {
         str(dim): name
-        for value, dims in known
+        for value, dims in zip(graph.inputs, dimensions)
         for dim, name in zip(value.shape, dims)
         if name and not isinstance(dim, int)
     }
@@ -52,6 +46,8 @@ def plain_dimensions(graph: ir.Graph) -> None:
 
 def constant_shapes(graph: ir.Graph) -> None:
     """Remove operations that change no shape and give Reshape a constant target, as the values' own shapes allow."""
+    for node in nodes(graph, "Softmax"):  # the converter leaves it bare where a type is asked for
+        node.outputs[0].shape, node.outputs[0].type = node.inputs[0].shape, node.inputs[0].type
     for node in nodes(graph, "Slice", "Expand", "Cast", "Reshape", "Identity"):
         source, out = node.inputs[0], node.outputs[0]
         if source.shape is None or out.shape is None:
@@ -69,24 +65,27 @@ def constant_shapes(graph: ir.Graph) -> None:
     prune(graph)
 
 
-def name_values(graph: ir.Graph) -> None:
-    """Inputs that are no state and the logits as GenAI expects them, the rest by number."""
-    states = {*graph.inputs[3:], *graph.outputs[1:]}
+def name_values(graph: ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """The first inputs and outputs by these names, states as they are named, the rest by number."""
+    states = {*graph.inputs[len(inputs) :], *graph.outputs[len(outputs) :]}
     for i, value in enumerate(v for node in graph for v in node.outputs):
         if value not in states:
             value.name = f"v{i}"
-    for value, name in zip(graph.inputs, ("input_ids", "attention_mask", "position_ids")):
+    for value, name in zip([*graph.inputs[: len(inputs)], *graph.outputs[: len(outputs)]], [*inputs, *outputs]):
         value.name = name
-    graph.outputs[0].name = "logits"
     for i, node in enumerate(graph):
         node.name = f"n{i}"
 
 
 def name_states(graph: ir.Graph, states: Sequence[State]) -> None:
     """past_key_values.N.key, .value, .conv_state and .recurrent_state in, present.N.* out."""
-    for state, past, present in zip(states, graph.inputs[3:], graph.outputs[1:]):
+    for state, past, present in zip(states, *ends(graph, len(states))):
         if present in graph.inputs or present.producer() is None:
-            raise AssertionError(state)
+            raise UnsupportedError(
+                f"Layer {state.layer} hands its {state.kind} state on without a change.",
+                "The layer keeps something else than its cache says.",
+                "Report the model.",
+            )
         past.name, present.name = (f"{kind}.{state.layer}.{state.name}" for kind in ("past_key_values", "present"))
         if state.growing:
             shape = list(past.shape)

@@ -5,9 +5,8 @@ from collections.abc import Container
 from contextlib import contextmanager
 
 import torch
-import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 REGISTRY = "ALL_ATTENTION_FUNCTIONS"  # what a modelling file calls attention through; others have their own, unchanged
@@ -35,19 +34,19 @@ def _parameters_on_meta():
         nn.Module.register_parameter = register
 
 
-def weightless_causal_lm(
-    config: PreTrainedConfig, attention: str, experts: str, tensors: Container[str]
+def weightless(
+    kind: type[PreTrainedModel], config: PreTrainedConfig, attention: str, experts: str, tensors: Container[str]
 ) -> PreTrainedModel:
-    """The config's causal LM class, in evaluation mode and float32.
+    """A model of class `kind`, in evaluation mode and float32.
 
     With the implementations registered as `attention`, where the class goes by the registry, and `experts`.
 
     Parameters are tied as the config says, but where `tensors`, the checkpoint's names, hold both of a pair: those are
     two.
     """
-    file = sys.modules[transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__module__]
+    file = sys.modules[kind.__module__]
     with _parameters_on_meta(), no_init_weights():
-        model = AutoModelForCausalLM.from_config(
+        model = kind._from_config(
             config,
             attn_implementation=attention if REGISTRY in vars(file) else "eager",
             experts_implementation=experts,

@@ -1,0 +1,70 @@
+"""Measure a model that ONNX Runtime runs by itself: load, seconds for one input. Texts of given lengths, or one picture or sound."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxmake.errors import UnsupportedError
+
+PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider", "DirectML": "DmlExecutionProvider"}
+TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(float16)": np.float16}
+PICTURE = 224  # pixels, where the model takes any size
+
+
+def load(folder: str, device: str) -> Any:
+    """The model as a session on `device`. Raises UnsupportedError where it is not there."""
+    import onnxruntime
+
+    if device == "CUDA":
+        onnxruntime.preload_dlls()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(Path(folder, "model.onnx")), options, providers=[PROVIDERS[device]])
+    if session.get_providers()[0] != PROVIDERS[device]:
+        raise UnsupportedError(
+            f"The model was loaded on {session.get_providers()[0]}, not on {device}.",
+            "This machine lacks the device or its driver, or the environment's runtime does not know it.",
+            "Run it where the device is: `doit bundle:NAME` packs all that it takes.",
+        )
+    return session
+
+
+def _setting(folder: str, name: str, default: int) -> int:
+    """A number of the model's own configuration, or of its text tower's."""
+    config = json.loads(Path(folder, "config.json").read_text("utf-8"))
+    return config.get(name) or config.get("text_config", {}).get(name) or default
+
+
+def inputs(session: Any, tokens: int, vocabulary: int) -> dict[str, np.ndarray]:
+    """One input: a text of `tokens` random tokens, or random numbers in the shape of a picture or sound."""
+    random, sizes, feed = np.random.default_rng(0), {"batch": 1, "sequence": tokens}, {}
+    for i in session.get_inputs():
+        shape = [d if isinstance(d, int) else sizes.get(d, PICTURE) for d in i.shape]
+        values = {"input_ids": random.integers(0, vocabulary, shape), "attention_mask": np.ones(shape)}
+        blank = np.zeros(shape) if i.type == "tensor(int64)" else random.standard_normal(shape)
+        feed[i.name] = values.get(i.name, blank).astype(TYPES[i.type])
+    return feed
+
+
+def runs(
+    folder: str, device: str, prompt_tokens: Sequence[int], repeats: int
+) -> tuple[float, list[tuple[int, list[float]]]]:
+    """Seconds to load, and for each length (1 where the model reads no text) the seconds of `repeats` runs."""
+    started = time.perf_counter()
+    session = load(folder, device)
+    loaded = time.perf_counter() - started
+    text = any(i.name == "input_ids" for i in session.get_inputs())
+    vocabulary, longest = _setting(folder, "vocab_size", 1000), _setting(folder, "max_position_embeddings", 512)
+    timed = []
+    for count in dict.fromkeys(min(count, longest) for count in prompt_tokens) if text else [1]:
+        feed, seconds = inputs(session, count, vocabulary), []
+        for _ in range(repeats + 1):  # the first warms up
+            started = time.perf_counter()
+            session.run(None, feed)
+            seconds.append(time.perf_counter() - started)
+        timed.append((count, seconds[1:]))
+    return loaded, timed

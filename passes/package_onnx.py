@@ -1,0 +1,45 @@
+"""Bind the weights and lay out a folder for ONNX Runtime: model, configuration, tokenizer or image processor.
+
+Invariant: the model's bytes hold everything it needs; no reference to the checkpoint is left.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxmake.model.assemble import assemble
+from onnxmake.model.lowering import Device
+from onnxmake.model.progress import progress
+
+ENVIRONMENT = "cpu"
+READS = (
+    "model.onnx",
+    "checkpoint/config.json",
+    "checkpoint/model.safetensors.index.json?",
+    "checkpoint/*.safetensors",
+    "checkpoint/tokenizer.json?",
+    "checkpoint/tokenizer_config.json?",
+    "checkpoint/special_tokens_map.json?",
+    "checkpoint/added_tokens.json?",
+    "checkpoint/vocab.json?",
+    "checkpoint/vocab.txt?",
+    "checkpoint/merges.txt?",
+    "checkpoint/preprocessor_config.json?",
+    "checkpoint/processor_config.json?",
+)
+CONSUMED = {"model.safetensors.index.json"}
+
+
+@dataclass(frozen=True)
+class Options:
+    device: Device
+
+
+def run(src: Path, out: Path, o: Options) -> None:
+    checkpoint = src / "checkpoint"
+    assemble(ir.load(src / "model.onnx"), o.device, checkpoint, out, progress)
+    for path in sorted(checkpoint.iterdir()):
+        if path.suffix != ".safetensors" and path.name not in CONSUMED:
+            shutil.copyfile(path, out / path.name)
