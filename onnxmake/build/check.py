@@ -1,16 +1,19 @@
 """`doit check:NAME`: the target's passes on a twin of its checkpoint, compared with what Transformers computes."""
 
-import json
 from pathlib import Path
 
-from onnxmake.build import execute, job, paths, runner, store, support
+from onnxmake.build import execute, paths, store, support
 from onnxmake.build.plan import Step, steps_of
 from onnxmake.build.report import say
 from onnxmake.build.source import Checkpoint
 from onnxmake.build.target import Target
 from onnxmake.errors import CheckFailed
 
-TOLERANCE = {"fp32": support.TOLERANCE, "fp16": 2e-2}  # relative to the largest logit, by the type of what is computed
+TOLERANCE = {
+    "fp32": support.TOLERANCE,
+    "fp16": 2e-2,
+    "bf16": 2e-2,
+}  # relative to the largest logit, by the type of what is computed
 
 
 def _graph_steps(target: Target, checkpoint: Checkpoint) -> list[Step]:
@@ -21,14 +24,9 @@ def _graph_steps(target: Target, checkpoint: Checkpoint) -> list[Step]:
 
 def _twin(target: Target, checkpoint: Checkpoint) -> Path:
     """A twin of the target's checkpoint, with what Transformers computes of it."""
-    architecture = json.loads((checkpoint.manifest.parent / "architecture.json").read_text("utf-8"))
     folder = paths.BUILD / "check" / target.name
-    folder.mkdir(parents=True, exist_ok=True)
-    program = job.module("onnxmake.model.sweep", "torch", write=(str(folder),))
-    action = {"folder": str(folder), "configs": {"twin": architecture}}
-    outcome = runner.run(program, action, paths.BUILD / "logs" / f"check-{target.name}.log", f"check:{target.name}")[
-        "twin"
-    ]
+    action = {"configs": {"twin": support.architecture_of(checkpoint)}, "part": support.part_of(target)}
+    outcome = support.run("sweep", "torch", folder, action, f"check:{target.name}")["twin"]
     if "result" not in outcome:
         raise CheckFailed(
             f"{target.name}: no twin could be compared: {next(iter(outcome.values()))}.",
@@ -49,12 +47,10 @@ def check(target: Target, checkpoint: Checkpoint) -> None:
     graph = folder / "passed.onnx"
     graph.unlink(missing_ok=True)
     store.lay_out({graph.name: steps[-1].record["files"]["model.onnx"]}, folder, link=False)
-    program = job.module("onnxmake.model.parity", "cpu", write=(str(folder),))
-    action = {"folder": str(folder), "graph": str(graph), "device": target.device}
-    log = paths.BUILD / "logs" / f"check-{target.name}.log"
-    errors = runner.run(program, action, log, f"check:{target.name}")
+    action = {"graph": str(graph), "device": target.device}
+    errors = support.run("parity", "cpu", folder, action, f"check:{target.name}")
     casts = [step.use.options.dtype for step in steps if step.name == "cast"]
-    limit, worst = TOLERANCE.get(casts[-1] if casts else "fp32", 2e-2), max(errors.values())
+    limit, worst = TOLERANCE[casts[-1] if casts else "fp32"], max(errors.values())
     shown = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
     if not worst <= limit:
         raise CheckFailed(

@@ -22,6 +22,7 @@ REFUSED = (
     "SQLITE_LOCKED",
     "SQLITE_PERM",
 )
+WAIT = 60.0  # seconds for other processes
 SETTLED = (
     100_000_000  # ns; file clocks tick every few ms, and a change within one tick would leave the signature as it was
 )
@@ -46,8 +47,16 @@ def _database() -> sqlite3.Connection:
 
 
 def _open(file: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(file, timeout=60, isolation_level=None, check_same_thread=False)
-    db.execute("pragma journal_mode=wal")
+    db = sqlite3.connect(file, timeout=WAIT, isolation_level=None, check_same_thread=False)
+    until = time.monotonic() + WAIT
+    while True:  # SQLite does not wait by itself while another process turns the file into one with a log
+        try:
+            db.execute("pragma journal_mode=wal")
+            break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
     db.execute("pragma synchronous=off")  # a lost row costs one reading
     db.execute("create table if not exists digest (signature text primary key, sha256 text not null) without rowid")
     db.execute("select * from digest limit 1")

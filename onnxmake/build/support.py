@@ -5,6 +5,7 @@ every device, and runs what the CPU provider can.
 """
 
 import datetime
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,10 @@ from onnxmake.build.report import say
 from onnxmake.build.source import Checkpoint
 from onnxmake.build.target import Target
 from onnxmake.errors import UnsupportedError
+from onnxmake.model import architecture
 
 FILE = paths.ROOT / "docs" / "support.md"
-DEVICES = ("portable", "cpu", "cuda", "directml", "genai")
+DEVICES = ("portable", "cpu", "cuda", "directml", "genai", "int4")
 TOLERANCE = 1e-4  # of float32 logits, relative to the largest
 HEAD = f"""# Which architectures are right, and where
 
@@ -29,7 +31,9 @@ random weights. It was captured, lowered for each device, and its float32 logits
 over a prompt longer than any window and rope boundary, 16 decoded tokens, and (in standard operators) a batch with
 padding. A number is the largest difference, relative to the largest logit: right means below {TOLERANCE:.0e}. The graphs for
 cuda and directml ran on the CPU provider, which has their operators. In the column genai, ONNX Runtime GenAI ran the
-cpu graph: right means the same tokens as Transformers' without sampling.
+cpu graph: right means the same tokens as Transformers' without sampling. In the column int4, the cpu graph's weights have 4
+bits in blocks of 16, and it is compared with standard operators over weights that numpy rounded in the same way. Rows with a dot are of models that generate no
+text, or of such a part of one: all their outputs are compared, for one input and for a batch with padding.
 
 | architecture | {" | ".join(DEVICES)} | date |
 |---|{"---|" * len(DEVICES)}---|
@@ -44,15 +48,18 @@ class Row:
     date: str
 
     def verdict(self, device: str) -> str:
-        return self.verdicts[DEVICES.index(device)]
+        return dict(zip(DEVICES, self.verdicts)).get(device, "not tried")
 
 
 def read(file: Path = FILE) -> dict[str, Row]:
     """Architecture -> row; none where there is no table."""
-    if not file.exists():
-        return {}
-    rows = [line.strip("|\n ").split(" | ") for line in file.read_text("utf-8").splitlines() if line.startswith("| ")]
-    return {name: Row(tuple(verdicts), date) for name, *verdicts, date in rows[1:]}
+    return _rows(file.read_text("utf-8")) if file.exists() else {}
+
+
+@functools.cache  # every target asks, and the text is the same
+def _rows(text: str) -> dict[str, Row]:
+    lines = [line.strip("|\n ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {name: Row(tuple(verdicts), date) for name, *verdicts, date in lines[1:]}
 
 
 def save(rows: Mapping[str, Row], file: Path = FILE) -> None:
@@ -69,27 +76,42 @@ def verdict(outcome: Mapping[str, Any]) -> str:
     return re.sub(r"\x1b\[\d+m", "", f"{kind}: {why}").replace("|", "/").replace("\n", " ")[:160]
 
 
-def is_proven(architecture: str | None, device: str, rows: Mapping[str, Row]) -> bool:
-    return architecture is not None and architecture in rows and rows[architecture].verdict(device).startswith("right")
+def _is_right(verdict: str) -> bool:
+    return verdict.startswith("right")
+
+
+def is_proven(name: str | None, device: str, rows: Mapping[str, Row]) -> bool:
+    return name is not None and name in rows and _is_right(rows[name].verdict(device))
 
 
 def _columns(target: Target) -> list[str]:
-    """What must be right for the target: its device's graph, and GenAI where that is to run it."""
-    return [target.device, *(["genai"] if any(u.declaration.name == "package_genai" for u in target.passes) else [])]
+    """What must be right for the target: its device's graph, GenAI where that is to run it, quantised weights where it has any."""
+    names = [use.declaration.name for use in target.passes]
+    asked = {"genai": "package_genai" in names, "int4": any(name.startswith("quantize_") for name in names)}
+    return [target.device, *(column for column, needed in asked.items() if needed)]
 
 
-def _architecture(checkpoint: Checkpoint) -> str | None:
-    return read_json(checkpoint.manifest.parent / "architecture.json").get("model_type")
+def architecture_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The keys of config.json that shape the graph."""
+    return read_json(checkpoint.manifest.parent / "architecture.json")
 
 
-def _verdict(target: Target, architecture: str | None, rows: Mapping[str, Row]) -> str:
+def part_of(target: Target) -> str:
+    """What the target exports of its model."""
+    return next((use.options.part for use in target.passes if use.declaration.name == "export"), "model")
+
+
+def _row(target: Target, checkpoint: Checkpoint) -> str | None:
+    """The row that the target's architecture has, or would have."""
+    return architecture.row(architecture_of(checkpoint), part_of(target))
+
+
+def _verdict(target: Target, name: str | None, rows: Mapping[str, Row]) -> str:
     """The first verdict of the target's columns that is not right, or that of its device."""
-    if architecture is None or architecture not in rows:
-        return (
-            f"docs/support.md has no row for it: no sweep has tried {architecture}, or Transformers has no such model"
-        )
-    verdicts = {column: rows[architecture].verdict(column) for column in _columns(target)}
-    wrong = [f"{column}: {v}" for column, v in verdicts.items() if not v.startswith("right")]
+    if name is None or name not in rows:
+        return f"docs/support.md has no row for it: no sweep has tried {name}, or Transformers has no such model"
+    verdicts = {column: rows[name].verdict(column) for column in _columns(target)}
+    wrong = [f"{column}: {v}" for column, v in verdicts.items() if not _is_right(v)]
     return wrong[0] if wrong else verdicts[target.device]
 
 
@@ -102,48 +124,49 @@ def proof(target: Target, checkpoint: Checkpoint) -> str | None:
     """What a built target's manifest says of its architecture: the sweep's verdict and date, or that there is none."""
     if not _exports(target):
         return None
-    architecture, rows = _architecture(checkpoint), read()
-    verdict = _verdict(target, architecture, rows)
-    if not verdict.startswith("right"):
-        return f"unproven: {architecture} on {target.device}"
-    return f"{architecture} on {target.device}: {verdict}, {rows[str(architecture)].date}"
+    name, rows = _row(target, checkpoint), read()
+    verdict = _verdict(target, name, rows)
+    if not _is_right(verdict):
+        return f"unproven: {name} on {target.device}"
+    return f"{name} on {target.device}: {verdict}, {rows[str(name)].date}"
 
 
 def check(target: Target, checkpoint: Checkpoint) -> None:
     """Raises UnsupportedError where the target's architecture is not proven, and the target does not say that it may."""
     if target.unproven or not _exports(target):
         return
-    architecture, rows = _architecture(checkpoint), read()
-    verdict = _verdict(target, architecture, rows)
-    if verdict.startswith("right"):
+    name, rows = _row(target, checkpoint), read()
+    verdict = _verdict(target, name, rows)
+    if _is_right(verdict):
         return
     by = checkpoint.record["saved_by"]
     hint = f" The checkpoint was saved by Transformers {by}." if by else ""
     raise UnsupportedError(
-        f"{paths.shown(target.file)}: {architecture} is not proven right on {target.device}.",
-        (f"docs/support.md says {verdict}." if architecture in rows else f"{verdict}.") + hint,
-        f"doit sweep:{architecture} tries it; unproven = true in the target builds it as it is.",
+        f"{paths.shown(target.file)}: {name} is not proven right on {target.device}.",
+        (f"docs/support.md says {verdict}." if name in rows else f"{verdict}.") + hint,
+        f"doit sweep:{name} tries it; unproven = true in the target builds it as it is.",
     )
+
+
+def run(module: str, environment: str, folder: Path, action: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """One of the step side's programs over twins in `folder`; what it prints is shown as it comes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    program = job.module(f"onnxmake.model.{module}", environment, write=(str(folder),))
+    log = paths.BUILD / "logs" / f"{label.replace(':', '-')}.log"
+    return runner.run(program, {"folder": str(folder), **action}, log, label, lambda line: say(line.rstrip()))
 
 
 def sweep(kinds: Sequence[str]) -> dict[str, Row]:
     """Make and compare the twins of `kinds`, or of all architectures; returns their rows."""
     folder = paths.BUILD / "sweep"
-    folder.mkdir(parents=True, exist_ok=True)
-    log, action = paths.BUILD / "logs" / "sweep.log", {"folder": str(folder), "kinds": list(kinds)}
-    made = _run("sweep", "torch", folder, action, log)
+    made = run("sweep", "torch", folder, {"kinds": list(kinds)}, "sweep")
     names = [name for name, outcome in made.items() if "result" in outcome]
-    compared = _run("parity", "cpu", folder, {"folder": str(folder), "names": names}, log)
+    compared = run("parity", "cpu", folder, {"names": names, "devices": DEVICES}, "parity")
     today = datetime.date.today().isoformat()
     return {
         name: Row(tuple(verdict(compared[name][d] if name in compared else outcome) for d in DEVICES), today)
         for name, outcome in made.items()
     }
-
-
-def _run(module: str, environment: str, folder: Path, action: Mapping[str, Any], log: Path) -> dict[str, Any]:
-    program = job.module(f"onnxmake.model.{module}", environment, write=(str(folder),))
-    return runner.run(program, action, log, module, lambda line: say(line.rstrip()))
 
 
 def refresh(kinds: Sequence[str]) -> None:

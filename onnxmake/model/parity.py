@@ -1,12 +1,14 @@
-"""Does a decoder compute what Transformers computes: a prompt at once, token by token, and a padded batch.
+"""Does a model compute what Transformers computes: a prompt at once, token by token, and a padded batch.
 
-{"folder", "names"} -> name -> device -> {"result": errors} | {"refused"} | {"failed"}, over twins as sweep.py makes them.
+{"folder", "names", "devices"} -> name -> device -> {"result": errors} | {"refused"} | {"failed"}, over twins as sweep.py
+makes them; all devices' graphs are run by the CPU provider, and the CPU's once more by GenAI for "genai", and with weights
+rounded to 4 bits for "int4".
 {"folder", "graph", "device"} -> errors of one twin's graph after a target's passes.
 """
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import numpy as np
 import onnx_ir as ir
 from onnxruntime import InferenceSession, SessionOptions
 
-from onnxmake.model import genai
+from onnxmake.errors import UnsupportedError
+from onnxmake.model import canonical, genai
 from onnxmake.model.assemble import assemble
+from onnxmake.model.blocks import quantize
 from onnxmake.model.emulate import rounded_checkpoint
 from onnxmake.model.graph import nodes
 from onnxmake.model.isolated import isolated
@@ -24,18 +28,22 @@ from onnxmake.model.serve import serve
 
 STEPS = 16  # decoded one by one behind the prompt
 LAST = 4  # of the padded batch
-PROMPT = 24  # tokens that generation starts with
-DEVICES = ("portable", "cpu", "cuda", "directml", "genai")  # all run by the CPU provider, as far as it has their ops
 SECONDS = 240.0
+CALLS = ("alone", "in a batch")  # of an encoder
+
+
+def open_session(file: Path) -> InferenceSession:
+    """The model on the CPU provider, without its warnings."""
+    options = SessionOptions()
+    options.log_severity_level = 3
+    return InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 class Runner:
     """A bound decoder as a function of tokens, with its states."""
 
     def __init__(self, file: Path):
-        options = SessionOptions()
-        options.log_severity_level = 3
-        self.session = InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self.session = open_session(file)
         self.inputs = {i.name: i for i in self.session.get_inputs()}
         self.past = [n.name.replace("present", "past_key_values") for n in self.session.get_outputs()[1:]]
 
@@ -65,11 +73,17 @@ def decoded(decoder: Runner, ids: np.ndarray, mask: np.ndarray, prompt: int) -> 
     return np.concatenate(rows, 1)
 
 
-def compare(file: Path, expected: Mapping[str, np.ndarray], padded: bool = True) -> dict[str, float]:
-    """Largest difference to the expected logits, relative to the largest of them: of prefill, decode and padded batch.
+def _finite(errors: Mapping[str, float]) -> dict[str, float]:
+    """The errors, infinite where the model computed NaN."""
+    return {name: float(value) if np.isfinite(value) else float("inf") for name, value in errors.items()}
 
-    Infinite where the model computes NaN.
+
+def compare(file: Path, expected: Mapping[str, np.ndarray], padded: bool = True) -> dict[str, float]:
+    """Largest difference to what is expected, relative to the largest value: of each output of an encoder; of a decoder's
+    logits in prefill, decode and a padded batch. Infinite where the model computes NaN.
     """
+    if "logits" not in expected:
+        return _compare_encoder(file, expected)
     decoder, ids, logits = Runner(file), expected["ids"], expected["logits"]
     scale, ones, prompt = np.abs(logits).max(), np.ones_like(ids), expected["ids"].shape[1] - STEPS
     out = {
@@ -80,13 +94,38 @@ def compare(file: Path, expected: Mapping[str, np.ndarray], padded: bool = True)
         ids, mask, logits = (expected[f"batch_{name}"] for name in ("ids", "mask", "logits"))
         difference = np.abs(decoded(decoder, ids, mask, ids.shape[1] - LAST) - logits)
         out["padded"] = difference[mask.astype(bool)].max() / np.abs(logits).max()
-    return {name: float(value) if np.isfinite(value) else float("inf") for name, value in out.items()}
+    return _finite(out)
 
 
-def build(graph: Path, checkpoint: Path, out: Path, device: str) -> Path:
-    """The captured graph for the device, with the checkpoint's weights. Returns the model's file."""
+def encoded(file: Path, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs N.out.NAME of an encoder for the inputs N.in.NAME of `given`."""
+    session = open_session(file)
+    out: dict[str, np.ndarray] = {}
+    names = [output.name for output in session.get_outputs()]
+    for call in sorted({name.split(".")[0] for name in given}):
+        feed = {i.name: given[f"{call}.in.{i.name}"] for i in session.get_inputs()}
+        out |= {f"{call}.out.{name}": value for name, value in zip(names, session.run(names, feed))}
+    return out
+
+
+def _compare_encoder(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Of each output that Transformers has, too: a pass may have added or removed some. Padding's own states mean nothing."""
+    out = {}
+    for key, made in encoded(file, expected).items():
+        call, _, name = key.split(".", 2)
+        if (wanted := expected.get(key)) is None:
+            continue
+        mask = expected.get(f"{call}.in.attention_mask")
+        kept = ... if mask is None or mask.shape != wanted.shape[:2] else mask.astype(bool)
+        out[f"{name} {CALLS[int(call)]}"] = np.abs(made - wanted)[kept].max() / np.abs(wanted[kept]).max()
+    return _finite(out)
+
+
+def build(graph: Path, checkpoint: Path, out: Path, device: str, finish: Callable = lambda graph: None) -> Path:
+    """The captured graph for the device, changed by `finish`, with the checkpoint's weights. Returns the model's file."""
     model = ir.load(graph)
     optimize(model, device)
+    finish(model.graph)
     out.mkdir(exist_ok=True)
     assemble(model, device, checkpoint, out, lambda done, total: None)
     return out / "model.onnx"
@@ -107,11 +146,7 @@ def generate(folder: Path, prompt: np.ndarray, count: int) -> np.ndarray:
 
 def package(graph: Path, checkpoint: Path, out: Path, end: int) -> Path:
     """The captured graph for the CPU with the configuration that GenAI reads; `end` is the token that ends a text."""
-    model = ir.load(graph)
-    optimize(model, "cpu")
-    genai.equal_widths(model.graph)
-    out.mkdir(exist_ok=True)
-    assemble(model, "cpu", checkpoint, out, lambda done, total: None)
+    model = ir.load(build(graph, checkpoint, out, "cpu", genai.equal_widths))
     config = json.loads((checkpoint / "config.json").read_text("utf-8")) | {"eos_token_id": end}
     (out / "genai_config.json").write_text(json.dumps(genai.genai_config(model.graph, config, {})))
     return out
@@ -119,18 +154,32 @@ def package(graph: Path, checkpoint: Path, out: Path, end: int) -> Path:
 
 def generates(graph: Path, checkpoint: Path, out: Path, expected: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The share of greedy tokens that differ from those of Transformers."""
-    tokens, count = expected["greedy"], len(expected["greedy"]) - PROMPT
+    tokens, prompt = expected["greedy"], int(expected["prompt"])
     unused = min({*range(len(tokens) + 1)} - {*tokens.tolist()})  # as the text's end, which then does not come early
-    made = generate(package(graph, checkpoint, out, unused), tokens[:PROMPT], count)
+    made = generate(package(graph, checkpoint, out, unused), tokens[:prompt], len(tokens) - prompt)
     return {"greedy": float(np.mean(made != tokens))}
 
 
 def _compare(folder: Path, device: str) -> dict[str, float]:
     graph = folder / "graph.onnx"
+    if device == "int4":
+        return _quantised(folder)
     with np.load(folder / "expected.npz") as expected:
+        if device == "genai" and "greedy" not in expected:
+            raise UnsupportedError(
+                "It generates no text.", "It is an encoder.", "Use package_onnx in place of package_genai."
+            )
         if device == "genai":
             return generates(graph, folder, folder / device, expected)
         return compare(build(graph, folder, folder / device, device), expected, padded=device == "portable")
+
+
+def _computed(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the model computes in place of what is `expected`."""
+    if "ids" not in expected:
+        return encoded(file, expected)
+    ids = expected["ids"]
+    return {"logits": decoded(Runner(file), ids, np.ones_like(ids), ids.shape[1] - STEPS)}
 
 
 def check(folder: str, graph: str, device: str) -> dict[str, float]:
@@ -142,8 +191,7 @@ def check(folder: str, graph: str, device: str) -> dict[str, float]:
         expected = dict(arrays)
     if quantised:
         rounded = rounded_checkpoint(model, place, place / "rounded")
-        decoder, ids = Runner(build(place / "graph.onnx", rounded, place / "reference", "portable")), expected["ids"]
-        expected["logits"] = decoded(decoder, ids, np.ones_like(ids), ids.shape[1] - STEPS)
+        expected |= _computed(build(place / "graph.onnx", rounded, place / "reference", "portable"), expected)
     for node in nodes(model.graph, "MatMulNBits", "QMoE"):  # integer activations would hide what is looked for
         node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 1)
     (place / "built").mkdir(exist_ok=True)
@@ -151,12 +199,25 @@ def check(folder: str, graph: str, device: str) -> dict[str, float]:
     return compare(place / "built" / "model.onnx", expected, padded=False)
 
 
-def parity(folder: str, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Build and compare every twin of `names` for every device."""
+def _quantised(folder: Path) -> dict[str, float]:
+    """The CPU's graph with all weights at 4 bits, checked as a target's."""
+    model = ir.load(folder / "graph.onnx")
+    optimize(model, "cpu")
+    if not quantize(model.graph, dict.fromkeys(("linear", "lm_head", "experts"), 4), 16, True, 1):
+        raise UnsupportedError(
+            "It has nothing to quantise.", "No matrix product reads a weight as it is stored.", "Leave it as it is."
+        )
+    (folder / "int4").mkdir(exist_ok=True)
+    canonical.save(model, folder / "int4" / "graph.onnx")
+    return check(str(folder), str(folder / "int4" / "graph.onnx"), "cpu")
+
+
+def parity(folder: str, names: list[str], devices: list[str]) -> dict[str, dict[str, Any]]:
+    """Build and compare every twin of `names` for every one of `devices`."""
     out: dict[str, dict[str, Any]] = {}
     for name in names:
         place = Path(folder, name)
-        for device in DEVICES:
+        for device in devices:
             call = functools.partial(_compare, place, device)
             out.setdefault(name, {})[device] = isolated(call, log=str(place / f"{device}.log"), seconds=SECONDS)
         print(f"{len(out):4} of {len(names)} compared: {name}", flush=True)

@@ -4,6 +4,7 @@ Needs the torch environment.
 """
 
 import inspect
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import numpy as np
 import torch
 import transformers
 
-from onnxmake.model.capture.config import load_config
+from onnxmake.model.architecture import is_decoder
+from onnxmake.model.capture.config import load_config, model_class
+from onnxmake.model.capture.decoder import OWN_POSITIONS
+from onnxmake.model.capture.encoder import Encoder, example
 
 PROMPT, GREEDY = 24, 6  # tokens that generation starts with, and continues by
 TOKENS, PADDED, PADDING = 88, 28, 6  # of the one prompt; of a batch of two, where the second begins with padding
@@ -33,6 +37,10 @@ def randomize(model: transformers.PreTrainedModel, seed: int = 0) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
             module.weight[module.padding_idx].zero_()  # as some classes do themselves with what they load
+        if isinstance(
+            module, (torch.nn.Conv1d, torch.nn.Conv2d)
+        ):  # all of a filter adds up, not its last dimension only
+            module.weight.mul_((module.weight.shape[-1] / module.weight[0].numel()) ** 0.5)
 
 
 @torch.no_grad()
@@ -41,7 +49,8 @@ def make_checkpoint(
 ) -> Path:
     """Save a twin with random weights as Transformers saves checkpoints. Returns `folder`."""
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(load_config(config), dtype=torch.float32)
+    settings = load_config(config)
+    model = model_class(config, settings)._from_config(settings, dtype=torch.float32)
     randomize(model)
     model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
     return folder
@@ -56,19 +65,53 @@ def inputs(vocabulary: int) -> dict[str, np.ndarray]:
     return {"ids": ids.numpy(), "batch_ids": batch.numpy(), "batch_mask": mask.numpy()}
 
 
+def expected(folder: Path, part: str = "model") -> dict[str, np.ndarray]:
+    """What the checkpoint's class computes: of a text-generating model as `decoded`, else as `encoded`."""
+    architecture = json.loads((folder / "config.json").read_text("utf-8"))
+    kind = model_class(architecture, load_config(architecture))
+    model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    return decoded(model) if is_decoder(architecture) else encoded(model, part)
+
+
 @torch.no_grad()
-def expected(folder: Path) -> dict[str, np.ndarray]:
-    """The inputs, logits [1, TOKENS, V] of the prompt, batch_logits [2, PADDED, V], and the tokens [PROMPT + GREEDY] that
-    generation without sampling gives."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    model.eval()
+def encoded(model: transformers.PreTrainedModel, part: str) -> dict[str, np.ndarray]:
+    """Inputs and outputs of two calls by the names N.in.NAME and N.out.NAME: alone, and a batch of two, of which the second
+    ends with padding if it is text."""
+    encoder, generator = Encoder(model, part), torch.Generator().manual_seed(7)
+    longest = getattr(encoder.config, "max_position_embeddings", TOKENS)
+    arrays: dict[str, np.ndarray] = {}
+    for number, (batch, length) in enumerate([(1, min(TOKENS, longest)), (2, PADDED)]):
+        given: dict[str, torch.Tensor] = {}
+        for name in encoder.inputs:
+            like = example(name, encoder.config)
+            given[name] = torch.randn(batch, *like.shape[1:], generator=generator)
+            if name in ("input_ids", "token_type_ids"):
+                low, high = (3, encoder.config.vocab_size) if name == "input_ids" else (0, 2)
+                given[name] = torch.randint(low, high, (batch, length), generator=generator)
+            elif name == "attention_mask":
+                given[name] = torch.ones(batch, length, dtype=torch.int64)
+                given[name][1:, length - PADDING :] = 0
+        if "attention_mask" in given:
+            given["input_ids"][given["attention_mask"] == 0] = getattr(encoder.config, "pad_token_id", None) or 0
+        made = {name: value for name, value in encoder.run(**given).items() if isinstance(value, torch.Tensor)}
+        for side, values in (("in", given), ("out", made)):
+            arrays |= {f"{number}.{side}.{name}": value.numpy() for name, value in values.items()}
+    return arrays
+
+
+@torch.no_grad()
+def decoded(model: transformers.PreTrainedModel) -> dict[str, np.ndarray]:
+    """The inputs, logits [1, TOKENS, V] of the prompt, batch_logits [2, PADDED, V], and the tokens that generation
+    without sampling gives, greedy [PROMPT + GREEDY] of which the first `prompt` were given."""
     arrays = inputs(model.config.get_text_config().vocab_size)
     ids, batch, mask = (torch.from_numpy(arrays[name]) for name in ("ids", "batch_ids", "batch_mask"))
     arrays["logits"] = model(ids, use_cache=False).logits.numpy()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    more = {"position_ids": positions} if "position_ids" in inspect.signature(model.forward).parameters else {}
+    own = any(hasattr(module, OWN_POSITIONS) for module in model.modules())
+    given = "position_ids" in inspect.signature(model.forward).parameters and not own
+    more = {"position_ids": positions} if given else {}
     arrays["batch_logits"] = model(batch, attention_mask=mask, use_cache=False, **more).logits.numpy()
-    return arrays | {"greedy": _greedy(model, ids[:, :PROMPT])}
+    return arrays | {"greedy": _greedy(model, ids[:, :PROMPT]), "prompt": np.array(PROMPT)}
 
 
 def _greedy(model: transformers.PreTrainedModel, ids: torch.Tensor) -> np.ndarray:

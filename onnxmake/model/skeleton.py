@@ -16,35 +16,32 @@ from pathlib import Path
 import torch
 import transformers
 
-from onnxmake.model.capture.config import load_config
-from onnxmake.model.capture.weightless import weightless_causal_lm
+from onnxmake.model.capture.config import load_config, model_class
+from onnxmake.model.capture.weightless import weightless
+from onnxmake.model.safetensors import header_of
 
 
 def make_skeleton(config: Path, folder: Path, random: bool) -> None:
     """Write config.json and model.safetensors (one file, names and shapes as Transformers has them, tied weights
     once)."""
     transformers.logging.set_verbosity_error()
-    model = weightless_causal_lm(load_config(json.loads(config.read_text())), "eager", "eager", ())
+    architecture = json.loads(config.read_text())
+    settings = load_config(architecture)
+    model = weightless(model_class(architecture, settings), settings, "eager", "eager", ())
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(config, folder / "config.json")
-    header, end = {}, 0
-    for name, parameter in model.named_parameters():
-        size = 2 * math.prod(parameter.shape)
-        header[name] = {"dtype": "BF16", "shape": list(parameter.shape), "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     with open(folder / "model.safetensors", "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(header_of({name: ("BF16", shape) for name, shape in shapes.items()}))
         start = file.tell()
         if random:
             generator = torch.Generator().manual_seed(0)
-            for tensor in header.values():
-                shape = tensor["shape"]
+            for shape in shapes.values():
                 values = torch.randn(shape, generator=generator) * (0.02 if len(shape) > 1 else 0.1) + (
                     1.0 if len(shape) == 1 else 0.0
                 )
                 file.write(values.to(torch.bfloat16).view(torch.uint8).numpy().tobytes())
-        file.truncate(start + end)
+        file.truncate(start + sum(2 * math.prod(shape) for shape in shapes.values()))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import errno
 import importlib
 import os
 import sys
+import tempfile
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,6 +90,9 @@ def _forget_but(files: Sequence[str]) -> None:
 def _handle(action: dict, open_because: str | None) -> dict:
     work = Path(action["work"])
     os.environ |= {name: str(work / "tmp") for name in ("HOME", "TMPDIR")}
+    tempfile.tempdir = str(
+        work / "tmp"
+    )  # it would look for one that can be written, and call a full disk a missing folder
     os.chdir(work)
     if open_because is None:
         sandbox.confine(work, [*action["read"], sys.prefix, sys.base_prefix], action["write"])

@@ -7,6 +7,8 @@ short enough for a prompt of some dozen tokens to cross them.
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import CONFIG_MAPPING
+
 from onnxmake.model.capture.config import load_config
 
 HEADS, HEAD = 4, 16  # attention heads, and the width that rotates in each
@@ -22,21 +24,23 @@ def _limits(table: Mapping[int, str]) -> dict[str, int]:
 LIMITS = _limits(
     {
         2: """num_experts_per_tok num_experts_per_token moe_topk moe_k n_group num_expert_group topk_group
-            linear_num_key_heads num_kv_shared_layers mamba_n_groups n_groups""",
+            linear_num_key_heads num_kv_shared_layers mamba_n_groups n_groups depths""",
         1: "first_k_dense_replace",
-        4: "linear_num_value_heads linear_num_heads mamba_n_heads mamba_num_heads n_mamba_heads index_n_heads",
+        4: "linear_num_value_heads linear_num_heads mamba_n_heads mamba_num_heads n_mamba_heads",
         8: """num_experts num_local_experts n_routed_experts moe_num_experts zero_expert_num laurel_rank block_size
             sliding_window sliding_window_size attention_chunk_size window_size attention_window_size local_attention
-            index_topk floor_scale""",
-        16: """qk_rope_head_dim rotary_dim hidden_size_per_layer_input linear_key_head_dim linear_value_head_dim
+            index_topk floor_scale patch_size position_buckets""",
+        16: """index_n_heads qk_rope_head_dim rotary_dim hidden_size_per_layer_input linear_key_head_dim linear_value_head_dim
             linear_head_dim block_multiple_of mamba_d_state state_size ssm_state_size mamba_chunk_size chunk_size
             original_max_position_embeddings""",
         24: "query_pre_attn_scalar",
-        32: "kv_lora_rank qk_nope_head_dim v_head_dim index_head_dim dim_model_base mamba_d_head mamba_head_dim",
+        32: """kv_lora_rank qk_nope_head_dim v_head_dim index_head_dim dim_model_base mamba_d_head mamba_head_dim
+            image_size""",
         48: """q_lora_rank moe_intermediate_size expert_ffn_hidden_size shared_experts_intermediate_size
-            shared_intermediate_size shared_expert_intermediate_size moe_shared_expert_intermediate_size""",
+            shared_intermediate_size shared_expert_intermediate_size moe_shared_expert_intermediate_size
+            max_source_positions projection_dim""",
         112: """intermediate_size n_inner ffn_dim encoder_ffn_dim decoder_ffn_dim dim_ff dff ffn_hidden_size d_inner
-            intermediate_size_mlp dense_intermediate_size feed_forward_size""",
+            intermediate_size_mlp dense_intermediate_size feed_forward_size hidden_dim""",
         160: "vocab_size vocab_size_per_layer_input decoder_vocab_size",
         256: """max_position_embeddings n_positions n_ctx max_seq_len model_max_length max_target_positions
             context_length""",
@@ -44,6 +48,16 @@ LIMITS = _limits(
 )
 CAPS = {"attn_logit_softcapping": 1.0, "final_logit_softcapping": 2.0}  # what random weights reach
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "sep_token_id": 2, "decoder_start_token_id": 1}
+
+DERIVED = {
+    "id2label",
+    "label2id",
+    "torch_dtype",
+    "dtype",
+    "stage_names",
+    "out_features",
+    "out_indices",
+}  # not of a twin's depth
 
 ATTENTION_HEADS = [
     "num_attention_heads",
@@ -71,6 +85,8 @@ WIDTHS = [
     "output_embedding_size",
     "attention_hidden_size",
     "lru_width",
+    "dim",
+    "pooler_hidden_size",
 ]
 DEPTHS = [
     "num_hidden_layers",
@@ -112,8 +128,8 @@ def _rope(rope: Any, width: int) -> Any:
     return out | factors
 
 
-def _widths(table: Mapping[str, Any], heads: int | None, hidden: int | None) -> tuple[dict[str, Any], int]:
-    """Heads and widths by name, and the width of a head: ratios between them are kept as far as 1, 2 and 4 can say."""
+def _widths(table: Mapping[str, Any], heads: int | None, hidden: int | None) -> dict[str, Any]:
+    """Heads and widths by name: ratios between them are kept as far as 1, 2 and 4 can say."""
     rope = table.get("rope_parameters")
     partial = table.get("partial_rotary_factor") or (rope or {}).get("partial_rotary_factor") or 1.0
     head = min(4 * HEAD, round(HEAD / partial)) if isinstance(partial, float) else HEAD
@@ -141,25 +157,36 @@ def _widths(table: Mapping[str, Any], heads: int | None, hidden: int | None) -> 
         width_of = [k for k in ("mamba_d_head", "mamba_head_dim", "head_dim") if k in table]
         if heads_of and width_of:
             out |= {heads_of[0]: HEADS, width_of[0]: inner * width // HEADS}
-        out |= {key: inner * width for key in ("mamba_d_ssm",) if table.get(key)}
-    return out, head
+        if table.get("mamba_d_ssm"):
+            out["mamba_d_ssm"] = inner * width
+    return out
+
+
+def _at_most(value: Any, limit: int) -> Any:
+    """A number, or each number of a list."""
+    if isinstance(value, (list, tuple)):
+        return [_at_most(item, limit) for item in value]
+    return min(value, limit) if isinstance(value, int) else value
 
 
 def twin(architecture: Mapping[str, Any]) -> dict[str, Any]:
     """config.json of a twin of the model that config.json `architecture` describes."""
     config = load_config(architecture)
-    table = {k: v for k, v in config.to_dict().items() if k not in ("id2label", "label2id", "torch_dtype", "dtype")}
+    table = {k: v for k, v in config.to_dict().items() if k not in DERIVED}
 
     def get(name: str) -> Any:
         return table.get(config.attribute_map.get(name, name))
 
+    limits = {
+        key: limit for key, limit in LIMITS.items() if key != "image_size" or "depths" not in table
+    }  # halved on and on
     small: dict[str, Any] = {
-        key: min(value, LIMITS[key])
+        key: _at_most(value, limits[key])
         for key, value in table.items()
-        if key in LIMITS and isinstance(value, int) and not isinstance(value, bool)
+        if key in limits and value is not None and not isinstance(value, bool)
     }
-    widths, _ = _widths(table, get("num_attention_heads"), get("hidden_size"))
-    small |= widths | {key: value for key, value in SPECIAL.items() if key in table}
+    small |= _widths(table, get("num_attention_heads"), get("hidden_size"))
+    small |= {key: value for key, value in SPECIAL.items() if key in table}
     small |= {key: cap for key, cap in CAPS.items() if table.get(key)}
     depth = get("num_hidden_layers")
     if isinstance(depth, int):
@@ -176,4 +203,5 @@ def twin(architecture: Mapping[str, Any]) -> dict[str, Any]:
                 for i, layer in enumerate(kept)
                 if layer in own
             }
-    return table | small
+    parts = [key for key in config.sub_configs if (table.get(key) or {}).get("model_type") in CONFIG_MAPPING]
+    return table | small | {key: twin(table[key]) for key in parts}
