@@ -59,7 +59,10 @@ def made(builder: Builder, name: str) -> dict:
 
 
 def containers(client, toy) -> list:
-    return client.containers.list(all=True, filters={"label": f"{engine.CACHE}={os.uname().nodename}:{toy.cache}"})
+    # One that goes while it is being looked at is not there any more.
+    return client.containers.list(
+        all=True, ignore_removed=True, filters={"label": f"{engine.CACHE}={os.uname().nodename}:{toy.cache}"}
+    )
 
 
 def attempt(toy, run: str, head: str = "", **more) -> str:

@@ -9,7 +9,7 @@ from toy import Toy, tree
 from onnxmake.build import paths
 
 SAMPLED = {  # one in so many here, all in the harness' own run
-    "SIGKILL at every change to cache or output": 2,
+    "SIGKILL at every change to cache or output": 4,
     "SIGTERM at every change": 4,
     "Ctrl-C at every change": 4,
     "full disk, of every size": 2,

@@ -1,7 +1,5 @@
 """Quantised twins against the same arithmetic in numpy: weights rounded there, and computed with by the portable graph."""
 
-import json
-
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -10,13 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from test_kernels import oracle
-from twins import make_twin
+from twins import config_of
 
-from onnxmake.model import canonical, parity, reference
-from onnxmake.model.capture import capture
+from onnxmake.model import canonical, parity, sweep
 from onnxmake.model.emulate import rounded
 from onnxmake.model.optimize import optimize
-from onnxmake.model.safetensors import read_checkpoint
 
 NAMES = ("qwen2-tied", "gpt2", "gpt_oss", "qwen3_moe", "granitemoe")  # plain, transposed; experts in three layouts
 TOLERANCE = 1e-4
@@ -43,10 +39,8 @@ def test_numpy_rounds_as_onnxruntime_does(weight, bits, block, symmetric):
 @pytest.fixture(scope="module", params=NAMES)
 def twin(request, tmp_path_factory):
     """Name, checkpoint folder and captured graph."""
-    folder = make_twin(request.param, tmp_path_factory.mktemp("quantised") / request.param)
-    np.savez(folder / "expected.npz", **reference.expected(folder))
-    shapes = {name: list(tensor.shape) for name, tensor in read_checkpoint(folder).items()}
-    canonical.save(capture(json.loads((folder / "config.json").read_text()), shapes), folder / "graph.onnx")
+    folder = tmp_path_factory.mktemp("quantised") / request.param
+    sweep.make(config_of(request.param), folder)
     return request.param, folder
 
 

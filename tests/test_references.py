@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmake.errors import UnsupportedError
-from onnxmake.model import weights
+from onnxmake.model import reader
 from onnxmake.model.capture import fold
 
 STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -45,7 +45,7 @@ def read(source, folder, *references: tuple) -> list[np.ndarray]:
 @contextlib.contextmanager
 def blocks_of(size: int):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "BLOCK", size)
+        patch.setattr(reader, "BLOCK", size)
         yield
 
 

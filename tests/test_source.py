@@ -28,6 +28,7 @@ SHAPELESS = {
     "dtype": "float32",
     "use_cache": True,
     "initializer_range": 0.02,
+    "quantization_config": {"quant_method": "fp8"},
 }
 TENSORS = {"embed": np.arange(12, dtype=np.float32).reshape(4, 3), "norm": np.ones(3, np.float16)}
 

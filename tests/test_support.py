@@ -77,7 +77,9 @@ def test_proven_is_only_what_a_sweep_found_right_on_that_device(tmp_path, monkey
     checkpoint = SimpleNamespace(manifest=tmp_path / "manifest.json", record={"saved_by": None})
 
     def target(*passes, **more) -> Target:
-        uses = tuple(Use(declaration(name, ""), None) for name in passes or ("export", "optimize"))
+        uses = tuple(
+            Use(declaration(name, ""), SimpleNamespace(part="model")) for name in passes or ("export", "optimize")
+        )
         return Target("mine", tmp_path / "mine.toml", "", device, Source(path="x"), uses, Bench(), **more)
 
     support.check(target("optimize"), checkpoint)  # a graph of the user's own is no concern of the table's

@@ -170,7 +170,7 @@ def test_architectures_that_are_no_known_causal_model_are_refused(kind, message)
 
 
 def test_an_encoder_with_a_language_head_is_refused(tmp_path):
-    folder = make_twin("camembert", tmp_path)
+    folder = make_twin("camembert-encoder", tmp_path)
     with pytest.raises(UnsupportedError, match="looks at tokens that come later"):
         capture_twin(folder)
 

@@ -7,7 +7,7 @@ import pytest
 from graphs import FLOAT, bind, load_pass, model, node, run, value, weight, write_safetensors
 
 from onnxmake.errors import CheckpointError, UnsupportedError
-from onnxmake.model import weights
+from onnxmake.model import reader
 
 
 def add_graph(*shape: int) -> ir.Model:
@@ -75,7 +75,7 @@ def test_blocks_smaller_than_a_tensor_give_the_same_bytes(tmp_path, monkeypatch)
         return built
 
     whole = bind(linear(), source, tmp_path / "whole").with_name("model.onnx.data").read_bytes()
-    monkeypatch.setattr(weights, "BLOCK", 7 * 64 * 4)
+    monkeypatch.setattr(reader, "BLOCK", 7 * 64 * 4)
     assert bind(linear(), source, tmp_path / "parts").with_name("model.onnx.data").read_bytes() == whole
     assert len(whole) > 0
 

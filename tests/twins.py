@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import torch
-import transformers
 
 from onnxmake.model import reference
+from onnxmake.model.sweep import default_config
 from onnxmake.model.twin import twin
 
 DEFAULT = {"rope_type": "default", "rope_theta": 10000.0}
@@ -76,11 +76,6 @@ NAMED = [
     "qwen3_next",
 ]
 
-SETTINGS = {  # what makes the default configuration of a class one that checkpoints have
-    "nemotron": dict(num_key_value_heads=8),
-    "lfm2": dict(layer_types=["conv", "conv", "full_attention"] * 4, num_hidden_layers=12),
-}
-
 VARIANTS = {  # name: model_type, settings before the twin is made of it, and settings of the twin
     "llama-rope3-biases-tied": (
         "llama",
@@ -110,16 +105,16 @@ VARIANTS = {  # name: model_type, settings before the twin is made of it, and se
     "olmo-clip": ("olmo", dict(clip_qkv=0.5), {}),
     "stablelm-parallel": ("stablelm", dict(use_parallel_residual=True, use_qkv_bias=True, qk_layernorm=True), {}),
     "deepseek_v3-dense": ("deepseek_v3", dict(q_lora_rank=None, first_k_dense_replace=99), {}),
-    "bamba": ("bamba", dict(attn_layer_indices=[1, 3], num_hidden_layers=4), {}),
+    "bamba": ("bamba", {}, {}),
 }
 TWINS = [*NAMED, *VARIANTS]
+OTHERS = {"camembert-encoder": ("camembert", dict(is_decoder=False), {})}
 
 
 def config_of(name: str) -> dict:
     """config.json of the twin `name`."""
-    kind, before, after = VARIANTS.get(name, (name, SETTINGS.get(name, {}), {}))
-    full = transformers.CONFIG_MAPPING[kind](**before).to_dict()
-    return twin(full | {"model_type": kind}) | after
+    kind, before, after = (VARIANTS | OTHERS).get(name, (name, {}, {}))
+    return twin(default_config(kind, **before)) | after
 
 
 def make_twin(name: str, folder: Path, dtype: torch.dtype = torch.float32, max_shard_size: str = "50GB") -> Path:
