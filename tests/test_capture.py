@@ -15,7 +15,7 @@ from transformers.models.llama import modeling_llama
 from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
 from twins import make_twin
 
-from onnxmake.model.capture import masks, norms, rotary, sources
+from onnxmake.model.capture import masks, norms, rotations, sources
 from onnxmake.model.capture.masks import Visibility
 from onnxmake.model.safetensors import read_checkpoint
 
@@ -202,16 +202,16 @@ def backwards(q, k, cos, sin):
     ],
 )
 def test_a_rotation_is_one_op_each_for_query_and_key_or_stays_as_it_is(said, function, layout, width, interleaved):
-    assert rotary._rotates(function, 32, width, layout) is interleaved
+    assert rotations._rotates(function, 32, width, layout) is interleaved
     q, k = torch.randn(1, 4, 3, 32), torch.randn(1, 2, 3, 32)
-    cos, sin = (rotary.LAYOUTS[layout](torch.randn(1, 3, width // 2)) for _ in range(2))
+    cos, sin = (rotations.LAYOUTS[layout](torch.randn(1, 3, width // 2)) for _ in range(2))
     try:
         expected = function(q, k, cos, sin)
     except (RuntimeError, TypeError) as error:
         with pytest.raises(type(error)):
-            rotary.rotation(function, layout)(q, k, cos, sin)
+            rotations.rotation(function, layout)(q, k, cos, sin)
     else:
-        got = rotary.rotation(function, layout)(q, k, cos, sin)
+        got = rotations.rotation(function, layout)(q, k, cos, sin)
         assert interleaved is not None or all(torch.equal(a, b) for a, b in zip(got, expected))
     attributes = {"interleaved": int(interleaved or 0), "layout": layout}
     ops = [] if interleaved is None else [("onnxmake::RotaryEmbedding", attributes)] * 2
@@ -225,7 +225,7 @@ def test_a_rotation_keeps_the_length_of_every_pair_and_passes_the_rest(half, res
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(2, 3, 4, 2 * half + rest, generator=generator, dtype=torch.float64)
     angle = torch.randn(2, 4, half, generator=generator, dtype=torch.float64)
-    out = rotary.rotate(x, angle.cos(), angle.sin(), interleaved)
+    out = rotations.rotate(x, angle.cos(), angle.sin(), interleaved)
     pairs = [(t[..., : 2 * half].unflatten(-1, (-1, 2) if interleaved else (2, -1))) for t in (x, out)]
     lengths = [t.norm(dim=-1 if interleaved else -2) for t in pairs]
     torch.testing.assert_close(*lengths)

@@ -3,7 +3,6 @@
 Needs the torch environment.
 """
 
-import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import transformers
 
 from onnxmake.model.architecture import is_decoder
 from onnxmake.model.capture.config import load_config, model_class
-from onnxmake.model.capture.decoder import OWN_POSITIONS
+from onnxmake.model.capture.decoder import accepted
 from onnxmake.model.capture.encoder import Encoder, example
 
 PROMPT, GREEDY = 24, 6  # tokens that generation starts with, and continues by
@@ -37,9 +36,7 @@ def randomize(model: transformers.PreTrainedModel, seed: int = 0) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
             module.weight[module.padding_idx].zero_()  # as some classes do themselves with what they load
-        if isinstance(
-            module, (torch.nn.Conv1d, torch.nn.Conv2d)
-        ):  # all of a filter adds up, not its last dimension only
+        if isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d)):  # all of a filter adds up, not its last axis only
             module.weight.mul_((module.weight.shape[-1] / module.weight[0].numel()) ** 0.5)
 
 
@@ -107,9 +104,7 @@ def decoded(model: transformers.PreTrainedModel) -> dict[str, np.ndarray]:
     ids, batch, mask = (torch.from_numpy(arrays[name]) for name in ("ids", "batch_ids", "batch_mask"))
     arrays["logits"] = model(ids, use_cache=False).logits.numpy()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    own = any(hasattr(module, OWN_POSITIONS) for module in model.modules())
-    given = "position_ids" in inspect.signature(model.forward).parameters and not own
-    more = {"position_ids": positions} if given else {}
+    more = {"position_ids": positions} if "position_ids" in accepted(model) else {}
     arrays["batch_logits"] = model(batch, attention_mask=mask, use_cache=False, **more).logits.numpy()
     return arrays | {"greedy": _greedy(model, ids[:, :PROMPT]), "prompt": np.array(PROMPT)}
 

@@ -12,18 +12,17 @@ import transformers
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, TopologicalSortPass
 
 from onnxmake.model.architecture import is_decoder
-from onnxmake.model.capture import attention, decoder, encoder, experts, fold, layers, modules, sources, stamp, tidy
+from onnxmake.model.capture import attention, experts, fold, layers, modules, sources, stamp, tidy
 from onnxmake.model.capture.config import load_config, model_class
 from onnxmake.model.capture.decoder import Decoder
 from onnxmake.model.capture.encoder import Encoder
 from onnxmake.model.capture.weightless import weightless
 from onnxmake.model.graph import DOMAIN
 
-# Tensors that a checkpoint may hold without a use: buffers of old ones, which Transformers computes,
-IGNORED = [r"\.rotary_emb\.inv_freq$", r"(^|\.)position_ids$"]
-# and, of encoders, heads of the training behind them: bert-base holds two that the class it names has not.
-HEADS = r"""(^|\.)(pooler|cls|classifier|lm_head|mlm_head|qa_outputs|seq_relationship|predictions|generator_predictions|
-    discriminator_predictions|vocab_transform|vocab_layer_norm|vocab_projector)(\.|$)"""
+IGNORED = [
+    r"\.rotary_emb\.inv_freq$",
+    r"(^|\.)position_ids$",
+]  # buffers of old checkpoints, which Transformers computes
 
 
 def _trace(
@@ -42,7 +41,7 @@ def _trace(
         layers.keep_layers(model, path, stack, kept)
     traced = Decoder(model) if is_decoder(architecture) else Encoder(model, part)
     with torch.no_grad(), modules.semantic_modules(model):
-        inputs, dynamic = (decoder if isinstance(traced, Decoder) else encoder).example_inputs(traced)
+        inputs, dynamic = traced.example_inputs()
         exported = torch.export.export(traced, (), kwargs=inputs, dynamic_shapes=dynamic, strict=False)
     graph_model = torch.onnx.export(exported, dynamo=True, verbose=False, opset_version=21, optimize=False).model
     graph, states = graph_model.graph, list(traced.states)
@@ -56,8 +55,7 @@ def _trace(
         states = stamp.stamp(graph_model, f"model.{path}", kind, kept, states)
         if states is None:
             return None
-    heads = [] if isinstance(traced, Decoder) else ["".join(HEADS.split())]
-    unused = [*IGNORED, *heads, *(model._keys_to_ignore_on_load_unexpected or [])]
+    unused = [*IGNORED, *traced.unread, *(model._keys_to_ignore_on_load_unexpected or [])]
     tidy.checkpoint_names(graph, tied, found, tensors, unused)
     fold.transposed_weights(graph)
     tidy.name_states(graph, states)

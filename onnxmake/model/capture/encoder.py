@@ -24,9 +24,15 @@ DIMENSIONS: dict[str, tuple[str | None, ...]] = {
 DEPENDENT = {"attention_mask", "token_type_ids"}  # of input_ids: what else has a mask is not text
 FREE = {"height", "width"}  # of pictures whose size the config leaves open
 
+# Heads of the training behind a checkpoint, which it may hold without a use: bert-base has two that the class it names lacks.
+HEADS = r"""(^|\.)(pooler|cls|classifier|lm_head|mlm_head|qa_outputs|seq_relationship|predictions|generator_predictions|
+    discriminator_predictions|vocab_transform|vocab_layer_norm|vocab_projector)(\.|$)"""
+
 
 class Encoder(nn.Module):
     """`part` of a model, called with a dict of inputs."""
+
+    unread = ("".join(HEADS.split()),)
 
     def __init__(self, model: PreTrainedModel, part: str):
         super().__init__()
@@ -68,6 +74,21 @@ class Encoder(nn.Module):
         made = self.call(inputs)
         return [made[name] for name in self.outputs]
 
+    def example_inputs(self) -> tuple[dict, dict]:
+        """Inputs to trace with and their dynamic dimensions; a first call tells which outputs there are."""
+        inputs = {name: example(name, self.config) for name in self.inputs}
+        self.outputs = list(self.call(inputs))
+        fixed = FREE if getattr(self.config, "image_size", None) else set()
+        dynamic: dict[str, dict[int, Any]] = {
+            name: {
+                axis: torch.export.Dim.AUTO if dim in FREE else torch.export.Dim.DYNAMIC
+                for axis, dim in enumerate(DIMENSIONS[name])
+                if dim and dim not in fixed
+            }
+            for name in inputs
+        }
+        return dict(inputs=inputs), dict(inputs=dynamic)
+
 
 def _offered(model: PreTrainedModel) -> dict[str, Callable]:
     """What can be exported of a model by itself -> what runs it."""
@@ -104,19 +125,3 @@ def example(name: str, config: PreTrainedConfig) -> Tensor:
     if name == "input_features":
         return torch.zeros(2, config.num_mel_bins, 2 * config.max_source_positions)
     return torch.ones(2, 7, dtype=torch.int64)
-
-
-def example_inputs(encoder: Encoder) -> tuple[dict, dict]:
-    """Inputs to trace with and their dynamic dimensions; a first call tells which outputs there are."""
-    inputs = {name: example(name, encoder.config) for name in encoder.inputs}
-    encoder.outputs = list(encoder.call(inputs))
-    fixed = FREE if getattr(encoder.config, "image_size", None) else set()
-    dynamic: dict[str, dict[int, Any]] = {
-        name: {
-            axis: torch.export.Dim.AUTO if dim in FREE else torch.export.Dim.DYNAMIC
-            for axis, dim in enumerate(DIMENSIONS[name])
-            if dim and dim not in fixed
-        }
-        for name in inputs
-    }
-    return dict(inputs=inputs), dict(inputs=dynamic)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from onnxmake.model.capture import phasors, rotary
+from onnxmake.model.capture import rotary, rotations
 from onnxmake.model.capture.norms import agree, norm
 from onnxmake.model.capture.recurrence import FUNCTIONS
 
@@ -48,10 +48,10 @@ def _functions(model: nn.Module, layout: str) -> Iterator[tuple[ModuleType, str,
     for file in {sys.modules[type(module).__module__] for module in model.modules()}:
         for name in FUNCTIONS.keys() & vars(file).keys():
             yield file, name, FUNCTIONS[name]  # type: ignore[misc]
-        if phasors.APPLY in vars(file) and (turn := phasors.rotation(vars(file)[phasors.APPLY])):
-            yield file, phasors.APPLY, turn
-        if rotary.APPLY in vars(file):
-            yield file, rotary.APPLY, rotary.rotation(vars(file)[rotary.APPLY], layout)
+        if turn := rotations.complex_rotation(vars(file).get(rotations.APPLY_COMPLEX)):
+            yield file, rotations.APPLY_COMPLEX, turn
+        if rotations.APPLY in vars(file):
+            yield file, rotations.APPLY, rotations.rotation(vars(file)[rotations.APPLY], layout)
 
 
 @contextmanager

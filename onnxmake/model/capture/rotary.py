@@ -1,26 +1,18 @@
-"""Rotary embeddings: tables and rotations become semantic ops where a probe agrees with the formula.
+"""Tables of rotary embeddings become semantic ops where a probe agrees with the formula.
 
-Su et al. 2021, "RoFormer". A rotation turns channel i with i + R/2, or with its neighbour (interleaved). A table holds
-each frequency twice, in its two halves or in neighbours, or once.
+Su et al. 2021, "RoFormer". A table holds each frequency twice, in its two halves or in neighbours, or once; as two tensors,
+or as one of complex numbers.
 """
 
 import inspect
+import sys
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from onnxmake.model.capture.norms import agree
-from onnxmake.model.capture.phasors import as_pair, complex_rotation_of
-
-APPLY = "apply_rotary_pos_emb"  # what modelling files call their rotation
-
-
-LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {  # of a table, from [..., R/2]
-    "halves": lambda x: torch.cat([x, x], -1),
-    "neighbours": lambda x: x.repeat_interleave(2, -1),
-    "once": lambda x: x,
-}
+from onnxmake.model.capture.rotations import APPLY_COMPLEX, LAYOUTS, complex_rotation
 
 
 def is_table(module: nn.Module) -> bool:
@@ -44,7 +36,7 @@ def table(module: nn.Module) -> Callable | None:
 
     original = module.forward
     is_complex = not by_type and isinstance(original(torch.zeros(1), torch.zeros(1, 1)), Tensor)
-    if is_complex and complex_rotation_of(module) is None:
+    if is_complex and complex_rotation(vars(sys.modules[type(module).__module__]).get(APPLY_COMPLEX)) is None:
         return None
 
     def forward(x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, ...] | Tensor:
@@ -62,6 +54,15 @@ def table(module: nn.Module) -> Callable | None:
     return forward
 
 
+def _pair(table: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """cos and sin of what a rotary module returns. Raises TypeError for a tensor that is not complex."""
+    if not isinstance(table, Tensor):
+        return table
+    if not table.is_complex():
+        raise TypeError("a real table")
+    return table.real, table.imag
+
+
 def _probe(module: nn.Module, layer_type: str | None) -> dict | None:
     """Attributes of the RotaryTable op that equals the module on all probed positions, or None."""
     prefix = "" if layer_type is None else f"{layer_type}_"
@@ -72,7 +73,7 @@ def _probe(module: nn.Module, layer_type: str | None) -> dict | None:
 
     def call(last: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         positions = torch.tensor(sorted({p for p in (0, 1, 2, 7, 63, last // 2, last) if p <= last}))[None]
-        cos, sin = as_pair(module(torch.zeros(1), positions, *extra))
+        cos, sin = _pair(module(torch.zeros(1), positions, *extra))
         return positions, cos, sin, getattr(module, f"{prefix}inv_freq").clone().float()
 
     def explained(last: int, frequencies: Tensor, scale: float, layout: str) -> bool:
@@ -99,53 +100,3 @@ def _probe(module: nn.Module, layer_type: str | None) -> dict | None:
             return None
         attributes |= {"far_frequencies": far.tolist(), "threshold": threshold}
     return attributes
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    """Rotate the first R channels of x [B,H,S,D] by cos and sin [B,S,R/2]; the rest passes."""
-    cos, sin = (LAYOUTS["neighbours" if interleaved else "halves"](t).unsqueeze(1) for t in (cos, sin))
-    turned, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
-    if interleaved:
-        swapped = torch.stack([-turned[..., 1::2], turned[..., ::2]], -1).flatten(-2)
-    else:
-        first, second = turned.chunk(2, -1)
-        swapped = torch.cat([-second, first], -1)
-    return torch.cat([turned * cos + swapped * sin, rest], -1)
-
-
-def _rotates(function: Callable, dim: int, width: int, layout: str) -> bool | None:
-    """Whether the function is an interleaved rotation or one by halves, given a table of this layout."""
-    generator = torch.Generator().manual_seed(0)
-    q, k = (torch.randn(2, heads, 3, dim, generator=generator) for heads in (4, 2))
-    cos, sin = (torch.randn(2, 3, width // 2, generator=generator) for _ in range(2))
-    try:
-        actual = function(q, k, LAYOUTS[layout](cos), LAYOUTS[layout](sin))
-    except (RuntimeError, TypeError, ValueError, IndexError):  # other argument list, or no partial rotation
-        return None
-    for interleaved in (False, True):
-        if all(agree(a, rotate(x, cos, sin, interleaved)) for a, x in zip(actual, (q, k))):
-            return interleaved
-    return None
-
-
-@torch.no_grad()
-def rotation(original: Callable, layout: str) -> Callable:
-    """Two RotaryEmbedding ops where the modelling file's function is a rotation of these widths; itself elsewhere."""
-    verdicts = {width: _rotates(original, 32, width, layout) for width in (32, 16)}
-
-    def apply(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor | None = None, *args, **kwargs):
-        if sin is None:  # another signature than the usual one
-            return original(q, k, cos, *args, **kwargs)
-        width = cos.shape[-1] * (2 if layout == "once" else 1)
-        interleaved = verdicts[32] if q.shape[-1] == width else verdicts[16]
-        if args or kwargs or interleaved is None or q.ndim != 4 or q.shape[-1] != k.shape[-1]:
-            return original(q, k, cos, sin, *args, **kwargs)
-        attributes = {"interleaved": int(interleaved), "layout": layout}
-        return tuple(
-            torch.onnx.ops.symbolic(
-                "onnxmake::RotaryEmbedding", [x, cos, sin], attributes, dtype=x.dtype, shape=list(x.shape), version=1
-            )
-            for x in (q, k)
-        )
-
-    return apply

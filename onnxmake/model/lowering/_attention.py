@@ -76,21 +76,14 @@ def rotary_caches(table: ir.Node) -> list[ir.Value]:
         return portable.waves(table, angles(near), table.outputs[0].dtype)
     both = [angles(near), angles(attribute(table, "far_frequencies"))]
     stack = emit(table, "Concat", both, [2 * count, len(near)], axis=0)
-    skipped = emit(table, "Mul", [_is_far(table), integers(table.graph, [count])], [1])
+    number = emit(table, "Cast", [portable.is_far(table)], [], dtype=ir.DataType.INT64, to=int(ir.DataType.INT64))
+    number = emit(table, "Reshape", [number, integers(table.graph, [1])], [1])
+    skipped = emit(table, "Mul", [number, integers(table.graph, [count])], [1])
     mask = next(v for v in table.graph.inputs if v.name == "attention_mask")
     length = emit(table, "Shape", [mask], [1], dtype=ir.DataType.INT64, start=1, end=2)
     bounds = [skipped, emit(table, "Add", [skipped, length], [1]), integers(table.graph, [0])]
     caches = portable.waves(table, stack, table.outputs[0].dtype)
     return [emit(table, "Slice", [cache, *bounds], ["total", len(near)]) for cache in caches]
-
-
-def _is_far(table: ir.Node) -> ir.Value:
-    """[1], int64: 1 where a position has reached the table's threshold."""
-    last = emit(table, "ReduceMax", [table.inputs[0]], [], keepdims=0)
-    limit = constant(table.graph, np.array(attribute(table, "threshold"), np.int64))
-    far = emit(table, "GreaterOrEqual", [last, limit], [], dtype=ir.DataType.BOOL)
-    number = emit(table, "Cast", [far], [], dtype=ir.DataType.INT64, to=int(ir.DataType.INT64))
-    return emit(table, "Reshape", [number, integers(table.graph, [1])], [1])
 
 
 def rotary_embedding(node: ir.Node) -> None:
@@ -186,8 +179,8 @@ def group_query_attention(
 
 
 def is_multi_head(node: ir.Node) -> bool:
-    """Whether MultiHeadAttention computes all that the node says: as many key heads as query heads, and no more than a
-    scale, a mask and a bias."""
+    """Whether MultiHeadAttention computes all that the node says: no past, as many key heads as query heads, and no more than
+    a scale, a mask and a bias."""
     q, k, v, past, _, _, sinks, _ = portable.attention_inputs(node)
     plain = not attribute(node, "window") and not attribute(node, "softcap") and sinks is None and past is None
     return plain and q.shape[1] == k.shape[1] == v.shape[1]

@@ -36,12 +36,13 @@ def attention(node: ir.Node) -> None:
         sinks is not None,
         bias is not None,
         not attribute(node, "causal", 1),
+        past is None,
         q.shape[3] != v.shape[3],
     ]
-    if past is None and bias is None and kernels.is_multi_head(node):
+    if bias is None and kernels.is_multi_head(node):
         kernels.multi_head_attention(node)
         return
-    if past is None or any(unread):
+    if any(unread):
         portable.attention(node)
         return
     for turn in (produced_by(x, "RotaryEmbedding", DOMAIN) for x in node.inputs[:2]):

@@ -54,6 +54,13 @@ def rms_norm(node: ir.Node) -> None:
     replace(node, [emit(node, "Mul", [emit(node, "Div", [x, root], shape), norm_weight(node)], shape)])
 
 
+def is_far(table: ir.Node) -> ir.Value:
+    """Bool scalar: whether a position has reached the RotaryTable's threshold."""
+    last = emit(table, "ReduceMax", [table.inputs[0]], [], keepdims=0)
+    limit = constant(table.graph, np.array(attribute(table, "threshold"), np.int64))
+    return emit(table, "GreaterOrEqual", [last, limit], [], dtype=ir.DataType.BOOL)
+
+
 def rotary_table(node: ir.Node) -> None:
     """Computed in float32 whatever the model's type: a float16 counts exactly to 2048 only."""
     positions, out, float32 = node.inputs[0], node.outputs[0], ir.DataType.FLOAT
@@ -64,18 +71,10 @@ def rotary_table(node: ir.Node) -> None:
 
     frequencies = angles(attribute(node, "frequencies"))
     if "threshold" in node.attributes:
-        last = emit(node, "ReduceMax", [positions], [], keepdims=0)
-        far = emit(
-            node,
-            "GreaterOrEqual",
-            [last, constant(node.graph, np.array(attribute(node, "threshold"), np.int64))],
-            [],
-            dtype=ir.DataType.BOOL,
-        )
         frequencies = emit(
             node,
             "Where",
-            [far, angles(attribute(node, "far_frequencies")), frequencies],
+            [is_far(node), angles(attribute(node, "far_frequencies")), frequencies],
             frequencies.shape,
             dtype=float32,
         )
