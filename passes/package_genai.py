@@ -4,7 +4,6 @@ Invariant: the model's bytes hold everything it needs; no reference to the check
 """
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +11,15 @@ import onnx_ir as ir
 
 from onnxmake.errors import CheckpointError, PassError
 from onnxmake.model import genai
-from onnxmake.model.assemble import assemble
+from onnxmake.model.assemble import assemble, copy_files
 from onnxmake.model.lowering import Device, provider_options
 from onnxmake.model.progress import progress
+from onnxmake.model.stored import FILE
 
 ENVIRONMENT = "cpu"
 READS = (
     "model.onnx",
+    "quantized.safetensors?",
     "checkpoint/config.json",
     "checkpoint/generation_config.json?",
     "checkpoint/model.safetensors.index.json?",
@@ -59,7 +60,7 @@ def run(src: Path, out: Path, o: Options) -> None:
             "Use package_onnx in place of package_genai.",
         )
     genai.equal_widths(model.graph)
-    assemble(model, o.device, checkpoint, out, progress)
+    assemble(model, o.device, checkpoint, out, progress, src / FILE)
     config = genai.genai_config(
         model.graph,
         _json(checkpoint / "config.json"),
@@ -67,6 +68,4 @@ def run(src: Path, out: Path, o: Options) -> None:
         provider_options(o.device),
     )
     (out / "genai_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for path in sorted(checkpoint.iterdir()):
-        if path.suffix != ".safetensors" and path.name not in CONSUMED:
-            shutil.copyfile(path, out / path.name)
+    copy_files(checkpoint, out, CONSUMED)

@@ -3,19 +3,20 @@
 Invariant: the model's bytes hold everything it needs; no reference to the checkpoint is left.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxmake.model.assemble import assemble
+from onnxmake.model.assemble import assemble, copy_files
 from onnxmake.model.lowering import Device
 from onnxmake.model.progress import progress
+from onnxmake.model.stored import FILE
 
 ENVIRONMENT = "cpu"
 READS = (
     "model.onnx",
+    "quantized.safetensors?",
     "checkpoint/config.json",
     "checkpoint/model.safetensors.index.json?",
     "checkpoint/*.safetensors",
@@ -39,7 +40,5 @@ class Options:
 
 def run(src: Path, out: Path, o: Options) -> None:
     checkpoint = src / "checkpoint"
-    assemble(ir.load(src / "model.onnx"), o.device, checkpoint, out, progress)
-    for path in sorted(checkpoint.iterdir()):
-        if path.suffix != ".safetensors" and path.name not in CONSUMED:
-            shutil.copyfile(path, out / path.name)
+    assemble(ir.load(src / "model.onnx"), o.device, checkpoint, out, progress, src / FILE)
+    copy_files(checkpoint, out, CONSUMED)

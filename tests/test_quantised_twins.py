@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from test_kernels import oracle
 from twins import config_of
 
+from onnxmake.build import paths
 from onnxmake.model import canonical, parity, sweep
 from onnxmake.model.emulate import rounded
 from onnxmake.model.optimize import optimize
@@ -54,6 +55,29 @@ def test_quantised_twins_compute_with_weights_rounded_as_numpy_rounds_them(twin,
     canonical.save(model, tmp_path / "model.onnx")
     errors = parity.check(str(folder), str(tmp_path / "model.onnx"), "cpu")
     assert max(errors.values()) < TOLERANCE
+
+
+@pytest.mark.parametrize(("method", "name"), [("quantize_gptq", "gpt2"), ("quantize_awq", "qwen2-tied")])
+def test_what_is_rounded_by_activations_is_what_is_computed_with(tmp_path, method, name):
+    folder, used = tmp_path / name, load_pass(method)
+    sweep.make(config_of(name), folder)
+    model = ir.load(folder / "graph.onnx")
+    optimize(model, "cpu")
+    (tmp_path / "src").mkdir()
+    canonical.save(model, tmp_path / "src" / "model.onnx")
+    (tmp_path / "src" / "checkpoint").symlink_to(folder)
+    (tmp_path / "src" / "calibration").symlink_to(paths.TEXTS / "calibration.txt")
+    (tmp_path / "out").mkdir()
+    used.run(tmp_path / "src", tmp_path / "out", used.Options(block_size=16, samples=4, tokens=64))
+    made = ir.load(tmp_path / "out" / "model.onnx")
+    assert all("stored" in n.attributes for n in made.graph if n.op_type == "QuantizedWeight" and _multiplied(n))
+    assert any("instead_of" in n.attributes for n in made.graph) is (method == "quantize_awq")
+    errors = parity.check(str(folder), str(tmp_path / "out" / "model.onnx"), "cpu")
+    assert max(errors.values()) < TOLERANCE
+
+
+def _multiplied(weight: ir.Node) -> bool:
+    return any(user.op_type == "MatMulNBits" for user, _ in weight.outputs[0].uses())
 
 
 def test_experts_that_stay_are_not_quantised(twin):

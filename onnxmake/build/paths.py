@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSES, TARGETS, CONTAINERS = ROOT / "passes", ROOT / "targets", ROOT / "containers"
+TEXTS = TARGETS / "texts"
 OUTPUT = Path(os.environ.get("ONNXMAKE_OUTPUT") or ROOT).resolve()
 BUILD, DIST = OUTPUT / "build", OUTPUT / "dist"
 

@@ -38,6 +38,7 @@ class Step:
         identity = [
             self.name,
             vars(self.use.options),
+            *map(str, self.use.files.values()),
             self.use.may_skip,
             self.before.id if self.before else self.checkpoint.id,
         ]

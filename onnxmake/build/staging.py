@@ -22,7 +22,8 @@ def _originals(step: Step, inputs: Mapping[str, str]) -> dict[str, Path]:
     derived = step.checkpoint.manifest.parent
     folder = Path(step.checkpoint.record["folder"])
     names = {name: name.removeprefix(key.PREFIX) for name in inputs if name.startswith(key.PREFIX)}
-    return {name: (derived if (derived / base).exists() else folder) / base for name, base in names.items()}
+    found = {name: (derived if (derived / base).exists() else folder) / base for name, base in names.items()}
+    return found | {**step.use.files}
 
 
 @contextlib.contextmanager

@@ -7,7 +7,18 @@ import onnx_ir as ir
 
 from onnxmake.errors import UnsupportedError
 from onnxmake.model.experts import alternating, mixture, parts, routed
-from onnxmake.model.graph import CONTRIB, DOMAIN, attributes, emit, emit_many, integers, produced_by, prune, replace
+from onnxmake.model.graph import (
+    CONTRIB,
+    DOMAIN,
+    attribute,
+    attributes,
+    emit,
+    emit_many,
+    integers,
+    produced_by,
+    prune,
+    replace,
+)
 
 
 def find_head(graph: ir.Graph) -> ir.Node | None:
@@ -133,19 +144,19 @@ def quantize(graph: ir.Graph, bits: Mapping[str, int], block: int, symmetric: bo
     """Every Linear, mixture of experts and look-up whose weight is a reference, in place. Returns how many.
 
     `bits` for linear, lm_head, experts and embeddings, 0 for those that stay; without embeddings, these are as a head that is
-    tied to them, or else as linear.
+    tied to them, or else as linear. A Linear that is told its bits has these.
     """
     head, count = find_head(graph), 0
     tied = None if head is None else head.inputs[1]
+    same = bits["linear"] if head is None else attribute(head, "bits", bits["lm_head"])
     for node in [n for n in graph if n.op_type == "Linear" and n.domain == DOMAIN]:
-        if number := bits["lm_head"] if node is head else bits["linear"]:
+        if number := attribute(node, "bits", bits["lm_head"] if node is head else bits["linear"]):
             count += quantize_linear(node, number, block, symmetric, accuracy_level)
     for node in [n for n in graph if n.op_type == "Experts" and n.domain == DOMAIN]:
         if number := bits["experts"]:
             count += quantize_experts(node, number, block, accuracy_level)
     for node in [n for n in graph if n.op_type == "Gather" and produced_by(n.inputs[0], "Weight", DOMAIN)]:
-        same = bits["lm_head"] if node.inputs[0] is tied else bits["linear"]
-        if number := bits.get("embeddings", same):
+        if number := bits.get("embeddings", same if node.inputs[0] is tied else bits["linear"]):
             count += quantize_gather(node, number, block, symmetric)
     prune(graph)
     return count

@@ -1,6 +1,7 @@
 """Block quantisation in numpy: the checkpoint whose weights are what a quantised model computes with."""
 
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmake.model.graph import attribute, nodes
-from onnxmake.model.prequantized import read_logical
-from onnxmake.model.reader import DTYPES, Reader
-from onnxmake.model.safetensors import header_of
+from onnxmake.model.prequantized import Quantized, read_logical
+from onnxmake.model.reader import CODES, DTYPES, Reader
+from onnxmake.model.safetensors import Tensor, header_of, read_header
+from onnxmake.model.stored import SUFFIXES, dequantized, unpacked
 
 
 def rounded(weight: np.ndarray, bits: int, block: int, symmetric: bool) -> np.ndarray:
@@ -31,20 +33,58 @@ def rounded(weight: np.ndarray, bits: int, block: int, symmetric: bool) -> np.nd
     return ((codes - zero) * scale[:, None]).reshape(rows, -1)[:, :width].astype(np.float32)
 
 
-def _values(checkpoint: Path) -> dict[str, np.ndarray]:
-    """Name -> float32 array of every tensor that is a weight: no counters."""
-    tensors = {name: tensor for name, tensor in read_logical(checkpoint).items() if tensor.dtype in DTYPES}
+def _values(checkpoint: Mapping[str, Tensor | Quantized]) -> dict[str, np.ndarray]:
+    """Name -> array of every tensor that is a weight, float32, or codes: no counters."""
+    tensors = {name: tensor for name, tensor in checkpoint.items() if tensor.dtype in DTYPES | CODES}
     with ThreadPoolExecutor(1) as ahead:
         reader = Reader(tensors, ahead)
-        rows = {name: [block.astype(np.float32) for block in reader.rows(name)] for name in tensors}
+        types = {name: np.uint8 if tensor.dtype in CODES else np.float32 for name, tensor in tensors.items()}
+        rows = {name: [block.astype(types[name]) for block in reader.rows(name)] for name in tensors}
     return {name: np.concatenate(rows[name]).reshape(tensor.shape) for name, tensor in tensors.items()}
 
 
-def rounded_checkpoint(model: ir.Model, checkpoint: Path, out: Path) -> Path:
-    """A float32 copy of the checkpoint, each tensor that a QuantizedWeight of `model` names being rounded. Returns `out`."""
-    tensors = _values(checkpoint)
+def _put(tensors: dict[str, np.ndarray], node: ir.Node, weight: np.ndarray) -> None:
+    """Let the tensors that a reference names be what it was quantised to, [N, K]."""
+    names, bounds, start = attribute(node, "parts"), attribute(node, "rows"), 0
+    for i, name in enumerate(names):
+        matrix = tensors[name].T if "transposed" in node.attributes else tensors[name]  # a view: writes go through
+        first, last = bounds[2 * i : 2 * i + 2] if bounds else (0, len(matrix))
+        matrix[first:last] = weight[start : start + last - first]
+        start += last - first
+
+
+def _made(tensors: dict[str, np.ndarray], model: ir.Model, stored: Mapping[str, np.ndarray]) -> None:
+    """Take over what a step has quantised, and what it changed in front of that."""
+    for node in nodes(model.graph, "QuantizedWeight"):
+        if (label := attribute(node, "stored")) is None:
+            continue
+        bits, block = attribute(node, "bits"), attribute(node, "block_size")
+        codes, scales, zeros = (stored.get(label + suffix) for suffix in SUFFIXES)
+        width = codes.shape[1] * block
+        codes = unpacked(codes.reshape(len(codes), -1), bits, width)
+        middle = np.full(scales.shape, 2 ** (bits - 1))
+        points = middle if zeros is None else unpacked(zeros, bits, scales.shape[1])
+        _put(tensors, node, dequantized(codes, scales, points, block)[:, : _width(tensors, node)])
+    for node in nodes(model.graph, "Weight"):
+        if (name := attribute(node, "instead_of")) is not None:
+            tensors[name] = stored[attribute(node, "parts")[0]].reshape(tensors[name].shape)
+
+
+def _width(tensors: Mapping[str, np.ndarray], node: ir.Node) -> int:
+    """K of a weight [N, K]: blocks may reach beyond it."""
+    return tensors[attribute(node, "parts")[0]].shape[-2 if "transposed" in node.attributes else -1]
+
+
+def rounded_checkpoint(model: ir.Model, checkpoint: Path, out: Path, stored: Path | None = None) -> Path:
+    """A float32 copy of the checkpoint, each tensor that a QuantizedWeight of `model` names being rounded, or what the file
+    `stored` says that a step has rounded it to. Returns `out`."""
+    tensors = _values(read_logical(checkpoint))
+    if stored is not None and stored.exists():
+        _made(tensors, model, _values(read_header(stored)))
     done: set[str] = set()
     for node in nodes(model.graph, "QuantizedWeight"):
+        if "stored" in node.attributes:
+            continue
         settings = [attribute(node, name) for name in ("bits", "block_size", "symmetric")]
         for part in set(attribute(node, "parts")) - done:
             turned = "transposed" in node.attributes

@@ -14,29 +14,24 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnxruntime import InferenceSession, SessionOptions
 
 from onnxmake.errors import UnsupportedError
 from onnxmake.model import canonical, genai
 from onnxmake.model.assemble import assemble
 from onnxmake.model.blocks import quantize
 from onnxmake.model.emulate import rounded_checkpoint
+from onnxmake.model.feeds import empty
 from onnxmake.model.graph import nodes
 from onnxmake.model.isolated import isolated
 from onnxmake.model.optimize import optimize
 from onnxmake.model.serve import serve
+from onnxmake.model.session import open_session
+from onnxmake.model.stored import FILE
 
 STEPS = 16  # decoded one by one behind the prompt
 LAST = 4  # of the padded batch
 SECONDS = 240.0
 CALLS = ("alone", "in a batch")  # of an encoder
-
-
-def open_session(file: Path) -> InferenceSession:
-    """The model on the CPU provider, without its warnings."""
-    options = SessionOptions()
-    options.log_severity_level = 3
-    return InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 class Runner:
@@ -49,10 +44,8 @@ class Runner:
 
     def empty(self, batch: int) -> list[np.ndarray]:
         """States before the first token: no keys and values, and zeros for what has a fixed size."""
-        sizes = {"past": 0, "batch": batch}
-        types = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-        inputs = [self.inputs[name] for name in self.past]
-        return [np.zeros([sizes.get(d, d) for d in i.shape], types[i.type]) for i in inputs]
+        states = empty(self.session, batch)
+        return [states[name] for name in self.past]
 
     def __call__(
         self, ids: np.ndarray, mask: np.ndarray, past: list[np.ndarray]
@@ -153,7 +146,11 @@ def package(graph: Path, checkpoint: Path, out: Path, end: int) -> Path:
 
 
 def generates(graph: Path, checkpoint: Path, out: Path, expected: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The share of greedy tokens that differ from those of Transformers."""
+    """The share of greedy tokens that differ from those of Transformers. Raises UnsupportedError for an encoder."""
+    if "greedy" not in expected:
+        raise UnsupportedError(
+            "It generates no text.", "It is an encoder.", "Use package_onnx in place of package_genai."
+        )
     tokens, prompt = expected["greedy"], int(expected["prompt"])
     unused = min({*range(len(tokens) + 1)} - {*tokens.tolist()})  # as the text's end, which then does not come early
     made = generate(package(graph, checkpoint, out, unused), tokens[:prompt], len(tokens) - prompt)
@@ -165,10 +162,6 @@ def _compare(folder: Path, device: str) -> dict[str, float]:
     if device == "int4":
         return _quantised(folder)
     with np.load(folder / "expected.npz") as expected:
-        if device == "genai" and "greedy" not in expected:
-            raise UnsupportedError(
-                "It generates no text.", "It is an encoder.", "Use package_onnx in place of package_genai."
-            )
         if device == "genai":
             return generates(graph, folder, folder / device, expected)
         return compare(build(graph, folder, folder / device, device), expected, padded=device == "portable")
@@ -185,17 +178,17 @@ def _computed(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.nd
 def check(folder: str, graph: str, device: str) -> dict[str, float]:
     """Compare the graph that a target's passes made of the twin in `folder` with Transformers, or, if it is quantised, with
     the portable graph over weights rounded in numpy."""
-    place, model = Path(folder), ir.load(graph)
+    place, model, stored = Path(folder), ir.load(graph), Path(graph).parent / FILE
     quantised = nodes(model.graph, "QuantizedWeight")
     with np.load(place / "expected.npz") as arrays:
         expected = dict(arrays)
     if quantised:
-        rounded = rounded_checkpoint(model, place, place / "rounded")
+        rounded = rounded_checkpoint(model, place, place / "rounded", stored)
         expected |= _computed(build(place / "graph.onnx", rounded, place / "reference", "portable"), expected)
     for node in nodes(model.graph, "MatMulNBits", "QMoE"):  # integer activations would hide what is looked for
         node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 1)
     (place / "built").mkdir(exist_ok=True)
-    assemble(model, device, place, place / "built", lambda done, total: None)
+    assemble(model, device, place, place / "built", lambda done, total: None, stored)
     return compare(place / "built" / "model.onnx", expected, padded=False)
 
 

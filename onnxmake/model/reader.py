@@ -16,6 +16,7 @@ from onnxmake.model.safetensors import Tensor
 
 BLOCK = 8 << 20  # bytes handed on at once: fits the caches that matter, and is long enough for a disk
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+CODES = {"U8": "uint8"}  # of weights that a step has quantised
 
 
 def _pieces(start: int, end: int, rows: int, step: int) -> Iterator[tuple[int, int, int]]:
@@ -57,7 +58,7 @@ class Reader:
         if isinstance(tensor, Quantized):
             yield from self._dequantized(tensor, tensor.turned, start, end)
             return
-        dtype = np.dtype(DTYPES[tensor.dtype])
+        dtype = np.dtype((DTYPES | CODES)[tensor.dtype])
         row = width * dtype.itemsize
         if row > self.block:
             raise UnsupportedError(

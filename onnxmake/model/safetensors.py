@@ -44,14 +44,14 @@ class Tensor:
     size: int
 
 
-def header_of(tensors: Mapping[str, tuple[str, Sequence[int]]]) -> bytes:
-    """What stands in front of the data of tensors, name -> (type, shape), that follow one another."""
+def header_of(tensors: Mapping[str, tuple[str, Sequence[int]]], room: int = 0) -> bytes:
+    """What stands in front of the data of tensors, name -> (type, shape), that follow one another; at least `room` bytes of it."""
     header, end = {}, 0
     for name, (dtype, shape) in tensors.items():
         size = math.prod(shape) * BITS[dtype] // 8
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
         end += size
-    text = json.dumps(header).encode()
+    text = json.dumps(header).encode().ljust(room - 8)
     return len(text).to_bytes(8, "little") + text
 
 

@@ -54,6 +54,9 @@ def _quantize(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]
 
     Packed values, scales and zero points of one block of rows after the other.
     """
+    if "stored" in node.attributes:
+        yield from _stored(node, reader)
+        return
     from onnxmake.model.kernels import quantize_rows  # half a second that only a quantised model pays
 
     bits, size, symmetric = (attribute(node, name) for name in ("bits", "block_size", "symmetric"))
@@ -67,6 +70,13 @@ def _quantize(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]
         if quantize_rows(raw.view(f"u{raw.itemsize}"), bits, size, bool(symmetric), packed, scales, zeros).any():
             raise _not_finite(name)
         yield from enumerate([packed, scales.astype(scale_type, copy=False)] + ([] if symmetric else [zeros]))
+
+
+def _stored(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]:
+    """The same of one that an earlier step has quantised."""
+    for output, (value, suffix) in enumerate(zip(node.outputs, SUFFIXES["QuantizedWeight"])):
+        for rows in reader.rows(attribute(node, "stored") + suffix):
+            yield output, rows.astype(value.dtype.numpy(), copy=True)
 
 
 ENCODERS = {"Weight": _cast, "QuantizedWeight": _quantize}
@@ -89,6 +99,7 @@ def _label(node: ir.Node) -> str:
             ".alternating" if "alternate" in node.attributes else "",
             f".plus{offset:g}" if offset else "",
             f".int{attribute(node, 'bits')}" if "bits" in node.attributes else "",
+            ".stored" if "stored" in node.attributes else "",
         ]
     )
 

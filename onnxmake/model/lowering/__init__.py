@@ -4,8 +4,8 @@ Op type -> function(node) that replaces the node.
 
 | op | inputs -> outputs | attributes |
 |---|---|---|
-| Weight | -> tensor of the checkpoint, in the output's dtype | parts: names, one's rows after the other's; rows: the start and end of each, where not whole; transposed: the last two axes of each part; alternate: the first half of each matrix's rows between those of the second; offset: added |
-| QuantizedWeight | -> packed uint8, scales, zero points (asymmetric only) | parts, shape, bits, block_size, symmetric |
+| Weight | -> tensor of the checkpoint, in the output's dtype | parts: names, one's rows after the other's; rows: the start and end of each, where not whole; transposed: the last two axes of each part; alternate: the first half of each matrix's rows between those of the second; offset: added; instead_of: the tensor that a step has changed to this |
+| QuantizedWeight | -> packed uint8, scales, zero points (asymmetric only) | parts, shape, bits, block_size, symmetric; stored: the name of what a step has made of it |
 | Linear | x [.., K], weight [N, K], bias [N]? -> x W^T + b | |
 | RMSNorm | x, weight [K] -> x / rms(x) * (offset + weight) | epsilon, offset |
 | LayerNorm | x [.., K], weight [K], bias [K]? -> (x - mean) / deviation * (offset + weight) + bias | epsilon, offset |
@@ -57,11 +57,13 @@ def provider_options(device: Device) -> Sequence[Mapping[str, Mapping[str, str]]
 
 
 def lower(graph: ir.Graph, device: str, keep: Collection[str] = ()) -> int:
-    """Replace every semantic op, but references and those in `keep`, by the device's ops.
+    """Replace every semantic op, but references and those in `keep`, by the device's ops. Returns how many."""
+    return apply(graph, table(device), keep)
 
-    Users go before what they use: a rule may look back.
-    """
-    rules, count, left = table(device), 0, REFERENCES | set(keep)
+
+def apply(graph: ir.Graph, rules: Mapping[str, Callable[[ir.Node], None]], keep: Collection[str] = ()) -> int:
+    """The same by the rules of a table. Users go before what they use: a rule may look back."""
+    count, left = 0, REFERENCES | set(keep)
     for node in reversed(list(graph)):
         if node.graph is None or not any(o.uses() or o.is_graph_output() for o in node.outputs):
             continue

@@ -67,10 +67,11 @@ def attention(node: ir.Node) -> None:
     """GroupQueryAttention over a past, with one packed product and the rotation inside where it can be; without a past
     MultiHeadAttention."""
     q, k, v, past, _, mask, _, bias = portable.attention_inputs(node)
-    if past is None:
-        kernels.multi_head_attention(node) if kernels.is_multi_head(node) else portable.attention(node)
+    if kernels.is_multi_head(node):
+        kernels.multi_head_attention(node)
         return
-    if q.shape[3] != v.shape[3] or mask is None or bias is not None or not attribute(node, "causal", 1):
+    lacking = past is None or mask is None
+    if lacking or q.shape[3] != v.shape[3] or bias is not None or not attribute(node, "causal", 1):
         portable.attention(node)
         return
     rotation, caches, interleaved = kernels.rotation(q, k), [], 0

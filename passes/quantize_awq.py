@@ -1,0 +1,59 @@
+"""Quantise the weights of Linear ops in blocks along the input by AWQ: channels with large activations get finer steps.
+
+Invariant: the form of quantize_rtn's result; norms and products in front of those that were scaled take the scale back. Layers are quantised one after the other, each on what the quantised ones before it
+compute. Embeddings that are no head, and experts, are rounded to nearest. Equal on machines whose float32 products are equal;
+elsewhere as good, and not the same bytes.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmake.model.awq import scale_channels
+from onnxmake.model.blocks import quantize
+from onnxmake.model.calibrated import quantize_layers
+from onnxmake.model.calibration import windows
+from onnxmake.model.fitting import nearest
+
+ENVIRONMENT = "cpu"
+READS = (
+    "model.onnx",
+    "checkpoint/config.json",
+    "checkpoint/model.safetensors.index.json?",
+    "checkpoint/*.safetensors",
+    "checkpoint/tokenizer.json?",
+)
+FILES = ("calibration",)
+MEMORY_MB = 4000
+
+
+@dataclass(frozen=True)
+class Options:
+    bits: Literal[2, 4, 8] = 4
+    block_size: Literal[16, 32, 64, 128, 256] = 32  # values that share a scale
+    symmetric: bool = True  # False: a zero point per block; a little better, a little larger
+    lm_head: Literal["same", "int4", "int8", "keep"] = "same"  # "keep": not quantised
+    embeddings: Literal["same", "int4", "int8", "keep"] = "same"  # "same": as a tied head, or else as bits
+    experts: Literal["same", "int4", "int8", "keep"] = "same"  # of mixtures; always symmetric
+    accuracy_level: Literal[0, 1, 2, 3, 4] = 4  # of the product: 4 = int8 activations, 1 = float32
+    calibration: str = ""  # a text beside the target file; the one that comes with onnxmake unless given
+    samples: int = 128
+    tokens: int = 256  # of each sample
+
+
+def run(src: Path, out: Path, o: Options) -> None:
+    model, plain = (ir.load(src / "model.onnx") for _ in range(2))
+    choice = {"same": o.bits, "int4": 4, "int8": 8, "keep": 0}
+    bits = {"linear": o.bits, "lm_head": choice[o.lm_head], "experts": choice[o.experts]}
+    quantize(model.graph, bits, o.block_size, o.symmetric, o.accuracy_level)
+    rows = windows(src / "checkpoint", src / "calibration", o.samples, o.tokens)
+
+    def rounding(gram: np.ndarray) -> Callable:
+        return functools.partial(nearest, np.diag(gram))
+
+    quantize_layers(model, plain, src / "checkpoint", rows, out, rounding, scale_channels)
