@@ -1,9 +1,13 @@
 """Fixtures shared by the tests."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from builder import Builder
 
-from onnxmake.build import digest, locks, paths
+from onnxmake.build import digest, locks, paths, store
+from onnxmake.build.files import read_record
 
 TINY = ("tiny-fp32-cpu", "tiny-int4-cpu", "tiny-int8-cpu", "tiny-int4-cuda", "tiny-int4-directml")
 
@@ -36,3 +40,22 @@ def built(tmp_path_factory) -> Builder:
     builder = Builder(tmp_path_factory.mktemp("built"))
     builder.run(*(f"build:{name}" for name in TINY))
     return builder
+
+
+@pytest.fixture
+def delivered(built, output):
+    """What `built` has built as this process's own output, with a store to read from."""
+    cache = built.cache
+    paths.CACHE.mkdir(parents=True)
+    for shared in ("envs", "numba", "store"):
+        (paths.CACHE / shared).symlink_to(cache / shared)
+    shutil.copytree(built.output / "dist", paths.DIST, ignore=shutil.ignore_patterns(locks.WORKING))
+    shutil.copytree(built.output / "build", paths.BUILD, ignore=shutil.ignore_patterns(locks.WORKING, "quality"))
+    return output
+
+
+@pytest.fixture(scope="session")
+def captured(built) -> Path:
+    """The embedded model's graph of semantic ops."""
+    (manifest,) = (built.output / "build" / "steps").glob("export-*.json")
+    return store.located(read_record(manifest)["files"]["model.onnx"][0])

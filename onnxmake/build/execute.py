@@ -8,7 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import budget, fetch, history, key, locks, paths, results, runner, source, staging, store, support
+from onnxmake.build import (
+    budget,
+    fetch,
+    history,
+    key,
+    locks,
+    paths,
+    quality,
+    results,
+    runner,
+    source,
+    staging,
+    store,
+    support,
+)
 from onnxmake.build.digest import digest_file
 from onnxmake.build.files import canonical_json, storage_errors
 from onnxmake.build.plan import Step
@@ -78,7 +92,7 @@ def _run(step: Step, explained: dict, digest: str) -> store.Entry:
 
 
 def record_of(target: Target, steps: list[Step]) -> dict:
-    """What dist/<target>/manifest.json says: the files, the key of every step behind them, and whether they ever ran."""
+    """What dist/<target>/manifest.json says: the files, the key of every step behind them, whether they ever ran and how good they are."""
     manifests = [s.record for s in steps]
     files = manifests[-1]["files"]
     return {
@@ -89,6 +103,7 @@ def record_of(target: Target, steps: list[Step]) -> dict:
         "steps": [{"pass": s.name, "key": m["key"]} for s, m in zip(steps, manifests)],
         "status": results.status(target, files),
         "proof": support.proof(target, steps[0].checkpoint),
+        "quality": quality.summary(target, files),
     }
 
 

@@ -58,9 +58,13 @@ def benches(plan: Plan) -> Iterator[Task]:
         show = [(acting(measure.show),)]
         made = task(name, "measure the built model", measure.bench, target, f"bench:{name}" in sys.argv, teardown=show)
         yield made if measure.is_built(target) else _alone(made, "bench")
+    yield from _nothing(plan, "doit bench:NAME builds a target and measures it.")
+
+
+def _nothing(plan: Plan, advice: str) -> Iterator[Task]:
+    """For a group of what is built, where nothing is."""
     if not any(measure.is_built(target) for target, _ in plan.targets.values()):
-        error = TargetError("Nothing is built yet.", "", "doit bench:NAME builds a target and measures it.")
-        yield task("nothing", "say that nothing is built", failing, error)
+        yield task("nothing", "say that nothing is built", failing, TargetError("Nothing is built yet.", "", advice))
 
 
 def bundles(plan: Plan) -> Iterator[Task]:
@@ -77,9 +81,14 @@ def images() -> Iterator[Task]:
 
 
 def checks(plan: Plan) -> Iterator[Task]:
-    for name, (target, chain) in plan.targets.items() if _asked("check") else ():
-        doc, source = "compare a twin after the target's passes with Transformers", chain[0].checkpoint
-        yield task(name, doc, check.check, target, source, task_dep=[f"_source:{source.id}"])
+    """`doit check` looks at what is built."""
+    if not _asked("check"):
+        return
+    for name, (target, chain) in plan.targets.items():
+        doc = "compare a twin with Transformers, and the built model with the unquantised one"
+        made = task(name, doc, check.check, target, chain, task_dep=[f"build:{name}"])
+        yield made if measure.is_built(target) else _alone(made, "check")
+    yield from _nothing(plan, "doit check:NAME builds a target and checks it.")
 
 
 def support_table() -> Task:

@@ -24,6 +24,7 @@ def toml(target: Target) -> str:
     for use in target.passes:
         limits = {"may_skip": use.may_skip, "memory_mb": use.memory_mb}
         blocks.append(["[[pass]]", *_lines({"use": use.declaration.name} | vars(use.options) | limits)])
+    blocks.append(["[check]", *_lines(vars(target.check))])
     blocks.append(["[bench]", *_lines(vars(target.bench))])
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 

@@ -1,14 +1,16 @@
 """A target file: which checkpoint, which device, which passes. Pure data, read strictly."""
 
+import functools
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, make_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from onnxmake.build import like, paths
 from onnxmake.build.declaration import Declaration, declaration
 from onnxmake.build.device import devices
+from onnxmake.build.gates import Check
 from onnxmake.build.schema import nearest, parse
 from onnxmake.errors import TargetError
 
@@ -19,6 +21,7 @@ FORMS = {
     "device": 'device = "cpu"',
     "unproven": "unproven = true",
     "source": "[source]",
+    "check": "[check]",
     "bench": "[bench]",
     "pass": "[[pass]]",
 }
@@ -64,6 +67,7 @@ class Use:
     options: Any
     may_skip: bool = False
     memory_mb: int = 0  # what its process may use: as declared, or as the target says
+    files: Mapping[str, Path] = field(default_factory=dict)  # option -> the file that it names
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,22 @@ class Target:
     passes: tuple[Use, ...]
     bench: Bench
     unproven: bool = False  # build also what no sweep has found right
+    check: Check = Check()
 
 
-def _use(table: dict, number: int, device: str, where: str) -> Use:
+def _file(name: str, value: str, beside: Path, where: str) -> Path:
+    """The file that an option names, relative to the target file; of one that is empty, the text that comes with the program."""
+    path = (beside / value).resolve() if value else paths.TEXTS / f"{name}.txt"
+    if not path.is_file():
+        raise TargetError(
+            f"{where}: {name} = {value!r} is no file.",
+            f"Files are looked for beside the target: {paths.shown(path)}.",
+            "Correct the name.",
+        )
+    return path
+
+
+def _use(table: dict, number: int, device: str, beside: Path, where: str) -> Use:
     if not isinstance(table.get("use"), str):
         raise TargetError(
             f'{where}: [[pass]] {number} has no use = "...".', "Each pass is named by its file.", 'Add use = "<pass>".'
@@ -97,22 +114,45 @@ def _use(table: dict, number: int, device: str, where: str) -> Use:
     known = {f.name for f in fields(found.options)}
     if "device" in known:
         options.setdefault("device", device)
+    place = f"{where}: [[pass]] {number} ({found.name})"
+    read = parse(found.options, options, place)
     return Use(
         found,
-        parse(found.options, options, f"{where}: [[pass]] {number} ({found.name})"),
+        read,
         table.get("may_skip", False),
         table.get("memory_mb", found.memory_mb),
+        {name: _file(name, getattr(read, name), beside, place) for name in found.files},
     )
 
 
-def read_target(file: Path, files: Mapping[str, Path] | None = None) -> Target:
+def _check(table: dict, file: Path, files: Mapping[str, Path] | None, where: str) -> Check:
+    """[check], which may name another target."""
+    check = parse(Check, table, f"{where}: [check]")
+    if check.than is not None:
+        others = {*(like.around(file) if files is None else files)} - {file.stem}
+        if check.than not in others:
+            raise TargetError(
+                f"{where}: [check]: than = {check.than!r} is not the name of another target.",
+                "min_decode compares the target with one that is built, too.",
+                nearest(check.than, others),
+            )
+    return check
+
+
+@functools.cache  # a class takes longer to make than a target to read
+def _head(names: tuple[str, ...]) -> type:
+    return make_dataclass("Head", [("device", Literal[names])])  # type: ignore[valid-type]
+
+
+def read_target(file: Path, files: Mapping[str, Path] | None = None, reader: Callable = like.read) -> Target:
     """Read one target file, which may be like another of `files`, name -> file, or else of the same folder.
 
     Raises TargetError with file, key, what was expected and the nearest valid name.
     """
     where = paths.shown(file)
-    text, table = like.load(file, files)
-    allowed: dict[str, type] = {"device": str, "unproven": bool, "source": dict, "pass": list, "bench": dict}
+    text, table = like.load(file, files, reader)
+    tables: dict[str, type] = {"source": dict, "pass": list, "check": dict, "bench": dict}
+    allowed: dict[str, type] = {"device": str, "unproven": bool, **tables}
     for key, value in table.items():
         if key not in allowed:
             raise TargetError(
@@ -133,9 +173,8 @@ def read_target(file: Path, files: Mapping[str, Path] | None = None) -> Target:
     ):
         if not table.get(key):
             raise TargetError(f"{where}: {key} is missing.", "A target needs a checkpoint and passes.", advice)
-    kinds = make_dataclass("Head", [("device", Literal[tuple(devices())])])  # type: ignore[misc]
-    head = parse(kinds, {k: v for k, v in table.items() if k == "device"}, where)
-    uses = tuple(_use(t, i, head.device, where) for i, t in enumerate(table["pass"], 1))
+    head = parse(_head(tuple(devices())), {k: v for k, v in table.items() if k == "device"}, where)
+    uses = tuple(_use(t, i, head.device, file.parent, where) for i, t in enumerate(table["pass"], 1))
     if any(not pattern.startswith("checkpoint/") for pattern in uses[0].declaration.reads):
         raise TargetError(
             f"{where}: [[pass]] 1 ({uses[0].declaration.name}) works on a graph, and none is there yet.",
@@ -152,6 +191,7 @@ def read_target(file: Path, files: Mapping[str, Path] | None = None) -> Target:
         uses,
         parse(Bench, table.get("bench", {}), f"{where}: [bench]"),
         table.get("unproven", False),
+        _check(table.get("check", {}), file, files, where),
     )
 
 
@@ -169,10 +209,11 @@ def read_targets(folders: list[Path]) -> dict[str, Target | TargetError]:
                 "Correct ONNXMAKE_TARGETS, a list of folders.",
             )
         files |= {file.stem: file for file in sorted(folder.glob("*.toml"))}
+    reader = functools.cache(like.read)  # many are like one
     out: dict[str, Target | TargetError] = {}
     for name, file in files.items():
         try:
-            out[name] = read_target(file, files)
+            out[name] = read_target(file, files, reader)
         except TargetError as error:
             out[name] = error
     return out

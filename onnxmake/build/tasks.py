@@ -19,7 +19,9 @@ CONFIG = {
     "backend": "memory",
     "default_tasks": ["build:tiny-*"],  # the embedded model; all would be a hundred gigabytes of downloads
     "verbosity": 2,
-    "continue": not {"build", "bench"}.isdisjoint(sys.argv),  # of all targets, one that fails does not stop the others
+    "continue": not {"build", "bench", "check"}.isdisjoint(
+        sys.argv
+    ),  # of all targets, one that fails does not stop the others
     "par_type": "thread",  # each step has a process of its own
 }
 Task = dict

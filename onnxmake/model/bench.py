@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxmake.errors import UnsupportedError
-from onnxmake.model import latency, machine
+from onnxmake.model import latency, machine, session
 from onnxmake.model.serve import serve
 
 GENAI = "genai_config.json"
@@ -41,10 +41,7 @@ def _run(og, model, prompt: list[int], new_tokens: int) -> tuple[float, float]:
 
 def load(folder: str, device: str) -> Any:
     """The model on `device`, as GenAI names it ("CPU", "CUDA", "DirectML"). Raises UnsupportedError where it is not there."""
-    if device == "CUDA":
-        import onnxruntime
-
-        onnxruntime.preload_dlls()  # CUDA and cuDNN are wheels: no loader finds them by itself
+    session.preload(device)
     import onnxruntime_genai as og
 
     config = og.Config(folder)

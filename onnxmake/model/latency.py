@@ -8,40 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from onnxmake.errors import UnsupportedError
+from onnxmake.model.session import open_session
 
-PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider", "DirectML": "DmlExecutionProvider"}
 TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 PICTURE = 224  # pixels, where the model takes any size
 
 
-def load(folder: str, device: str) -> Any:
-    """The model as a session on `device`. Raises UnsupportedError where it is not there."""
-    import onnxruntime
-
-    if device == "CUDA":
-        onnxruntime.preload_dlls()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(Path(folder, "model.onnx")), options, providers=[PROVIDERS[device]])
-    if session.get_providers()[0] != PROVIDERS[device]:
-        raise UnsupportedError(
-            f"The model was loaded on {session.get_providers()[0]}, not on {device}.",
-            "This machine lacks the device or its driver, or the environment's runtime does not know it.",
-            "Run it where the device is: `doit bundle:NAME` packs all that it takes.",
-        )
-    return session
-
-
-def _setting(folder: str, name: str, default: int) -> int:
+def setting(folder: str, name: str, default: int) -> int:
     """A number of the model's own configuration, or of its text tower's."""
     config = json.loads(Path(folder, "config.json").read_text("utf-8"))
     return config.get(name) or config.get("text_config", {}).get(name) or default
 
 
-def inputs(session: Any, tokens: int, vocabulary: int) -> dict[str, np.ndarray]:
+def inputs(session: Any, tokens: int, vocabulary: int, seed: int = 0) -> dict[str, np.ndarray]:
     """One input: a text of `tokens` random tokens, or random numbers in the shape of a picture or sound."""
-    random, sizes, feed = np.random.default_rng(0), {"batch": 1, "sequence": tokens}, {}
+    random, sizes, feed = np.random.default_rng(seed), {"batch": 1, "sequence": tokens}, {}
     for i in session.get_inputs():
         shape = [d if isinstance(d, int) else sizes.get(d, PICTURE) for d in i.shape]
         values = {"input_ids": random.integers(0, vocabulary, shape), "attention_mask": np.ones(shape)}
@@ -55,10 +36,10 @@ def runs(
 ) -> tuple[float, list[tuple[int, list[float]]]]:
     """Seconds to load, and for each length (1 where the model reads no text) the seconds of `repeats` runs."""
     started = time.perf_counter()
-    session = load(folder, device)
+    session = open_session(Path(folder, "model.onnx"), device)
     loaded = time.perf_counter() - started
     text = any(i.name == "input_ids" for i in session.get_inputs())
-    vocabulary, longest = _setting(folder, "vocab_size", 1000), _setting(folder, "max_position_embeddings", 512)
+    vocabulary, longest = setting(folder, "vocab_size", 1000), setting(folder, "max_position_embeddings", 512)
     timed = []
     for count in dict.fromkeys(min(count, longest) for count in prompt_tokens) if text else [1]:
         feed, seconds = inputs(session, count, vocabulary), []

@@ -1,0 +1,108 @@
+"""[check] of a target: what its built model is evaluated on, and the limits that it must keep. A gate limits the metric in its name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+METRICS = {  # in the order of the table -> what a person reads, and how a value is written
+    "perplexity": ("perplexity", "{:.3f}"),
+    "perplexity_unquantised": ("perplexity, unquantised", "{:.3f}"),
+    "perplexity_rise": ("perplexity rise", "{:.2%}"),
+    "kl": ("KL divergence, mean nats", "{:#.3g}"),
+    "kl_p99": ("KL divergence, 99th percentile", "{:#.3g}"),
+    "top1": ("top-1 agreement", "{:.2%}"),
+    "cosine": ("cosine, least", "{:.6f}"),
+    "cosine_mean": ("cosine, mean", "{:.6f}"),
+    "size_mb": ("size MB", "{:.2f}"),
+    "decode": ("decode, times that of {than}", "{:.2f}"),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `doit check` evaluates, and gates: fractions, nats, megabytes of 10^6 bytes."""
+
+    text: str | None = None  # a file, relative to the target's; without it, the embedded model's held-out text
+    window: int = 512  # tokens that the model sees at once
+    stride: int | None = (
+        None  # tokens from one window to the next, of which the last of each count; without it, a window
+    )
+    max_tokens: int = 8192
+    max_perplexity_rise: float | None = None  # against the unquantised model
+    max_kl: float | None = None
+    max_kl_p99: float | None = None
+    min_top1: float | None = None  # likeliest token, or an encoder's label, the same as the unquantised model's
+    min_cosine: float | None = None  # of any output for any line of the text
+    max_size_mb: float | None = None
+    min_decode: float | None = None  # as a multiple of the target `than`, both as `doit bench` measured them
+    than: str | None = None
+
+    def __post_init__(self):
+        if not 1 <= self.step <= self.window or self.window < 2:
+            raise ValueError("window must be at least 2, and stride from 1 to window")
+        if self.max_tokens < self.window:
+            raise ValueError(f"max_tokens = {self.max_tokens} is less than one window of {self.window}")
+        if low := [name for name, limit in self.gates.items() if not limit >= 0]:
+            raise ValueError(f"{low[0]} must not be negative")
+        if high := [name for name in ("min_top1", "min_cosine") if self.gates.get(name, 0) > 1]:
+            raise ValueError(f"{high[0]} is a fraction, at most 1")
+        if (self.min_decode is None) != (self.than is None):
+            raise ValueError('min_decode and than = "target" go together')
+
+    @property
+    def step(self) -> int:
+        """Tokens from one window to the next."""
+        return self.window if self.stride is None else self.stride
+
+    @property
+    def gates(self) -> dict[str, float]:
+        """Gate -> limit, of those that are set."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name[:4] in ("max_", "min_")}
+        return {name: limit for name, limit in values.items() if limit is not None and name != "max_tokens"}
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """What shapes a figure beside text and model."""
+        return {"window": self.window, "stride": self.step, "max_tokens": self.max_tokens}
+
+
+def metric_of(gate: str) -> str:
+    return gate[len("max_") :]
+
+
+def is_met(gate: str, value: float, limit: float) -> bool:
+    return value <= limit if gate.startswith("max_") else value >= limit
+
+
+def missed(check: Check, metrics: Mapping[str, float]) -> list[str]:
+    """Gates that a computed metric does not keep."""
+    known = {gate: limit for gate, limit in check.gates.items() if metric_of(gate) in metrics}
+    return [gate for gate, limit in known.items() if not is_met(gate, metrics[metric_of(gate)], limit)]
+
+
+def absent(check: Check, metrics: Mapping[str, float]) -> list[str]:
+    """Gates on what was not computed."""
+    return [gate for gate in check.gates if metric_of(gate) not in metrics]
+
+
+def table(check: Check, metrics: Mapping[str, float]) -> str:
+    """Metric, value, limit, and by how much it is met or missed."""
+    from tabulate import tabulate
+
+    limits = {metric_of(gate): gate for gate in check.gates}
+    rows = []
+    for name, (label, form) in METRICS.items():
+        gate, row = (
+            limits.get(name),
+            [label.format(than=check.than), form.format(metrics[name]) if name in metrics else "not computed"],
+        )
+        if gate is None and name not in metrics:
+            continue
+        if gate is not None:
+            limit = check.gates[gate]
+            row.append(f"{'at most' if gate.startswith('max_') else 'at least'} {form.format(limit)}")
+        if gate is not None and name in metrics:
+            word = "met" if is_met(gate, metrics[name], limit) else "MISSED"
+            row.append(f"{word} by {form.format(abs(metrics[name] - limit))}")
+        rows.append(row)
+    align = ("left", "right", "right", "left")
+    return tabulate(rows, ["metric", "value", "limit", ""], disable_numparse=True, colalign=align)
