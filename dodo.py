@@ -57,7 +57,7 @@ def task_prebuilt():
 
 
 def task_check():
-    """a twin of the checkpoint, after the target's passes, against Transformers"""
+    """a twin against Transformers, the built model against the unquantised one, and the target's gates"""
     yield from runs.checks(PLAN)
 
 

