@@ -17,6 +17,7 @@ ENVIRONMENT = "cpu"
 TYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 LARGEST = {ir.DataType.FLOAT16: 65504.0}
+VALUED = ("Constant", "ConstantOfShape")  # give what their attribute holds
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def rewrite(model: ir.Model, o: Options) -> int:
     for node in (n for n in graph if n.outputs[0] not in exact):
         if node.op_type == "Cast" and attribute(node, "to") == old:
             node.attributes["to"] = ir.AttrInt64("to", int(new))
-        elif node.op_type == "Constant" and "value" in node.attributes and node.attributes["value"].value.dtype == old:
+        elif node.op_type in VALUED and "value" in node.attributes and node.attributes["value"].value.dtype == old:
             node.attributes["value"] = ir.AttrTensor("value", _tensor(node.attributes["value"].value, new))
         elif node.op_type == "Constant" and "value_float" in node.attributes and node.outputs[0].dtype == new:
             node.attributes["value"] = ir.AttrTensor(

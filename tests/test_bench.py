@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -81,3 +82,17 @@ def test_a_result_without_decode_is_one_to_show(tmp_path):
     for text, there in [(result, True), (result | {"runs": [RUN | {"prefill": None}]}, False)]:
         (tmp_path / "x.json").write_text(json.dumps(text))
         assert (results._read(tmp_path / "x.json") is not None) is there
+
+
+@pytest.mark.parametrize("decode", [None, {"p50": 98.76, "p90": 54.321}])
+def test_the_table_speaks_of_decoding_where_something_decodes(tmp_path, monkeypatch, capsys, decode):
+    machine = {"cpu": "a CPU", "cores": 2, "system": "a system"}
+    result = RESULT | {"machine": machine, "settings": {"repeats": 3}, "runs": [RUN | {"decode": decode}]}
+    built = {"files": {"model.onnx": ["sha", 1]}, "target": "x"}
+    for name, made in {"delivered": built, "of": result, "_source_size": None}.items():
+        monkeypatch.setattr(results, name, lambda *_, made=made: made)
+    monkeypatch.setattr(results.paths, "BUILD", tmp_path)
+    results.table([SimpleNamespace(name="x")], ["x"])
+    printed, written = capsys.readouterr().out, (tmp_path / "bench" / "bench.md").read_text()
+    for text in (printed, written):
+        assert "p50 after one warm-up" in text and ("nine of ten runs decode" in text) is bool(decode)

@@ -15,7 +15,7 @@ from transformers.models.llama import modeling_llama
 from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
 from twins import make_twin
 
-from onnxmake.model.capture import masks, norms, rotations, sources
+from onnxmake.model.capture import known, masks, norms, rotations, sources
 from onnxmake.model.capture.masks import Visibility
 from onnxmake.model.safetensors import read_checkpoint
 
@@ -232,3 +232,24 @@ def test_a_rotation_keeps_the_length_of_every_pair_and_passes_the_rest(half, res
     dots = (pairs[0] * pairs[1]).sum(-1 if interleaved else -2) / lengths[0] ** 2
     torch.testing.assert_close(dots, angle.cos()[:, None].expand_as(dots))
     assert torch.equal(out[..., 2 * half :], x[..., 2 * half :])
+
+
+class Cut(nn.Module):
+    """As Gemma 3n's: a quantile of the normal distribution, of a constant or of what comes in."""
+
+    def forward(self, x, share=None):
+        share = torch.tensor(0.95) if share is None else share
+        return x * torch.distributions.normal.Normal(0, 1).icdf(share).type(x.dtype)
+
+
+def test_what_onnx_lacks_is_computed_of_constants_and_left_otherwise():
+    x, share = torch.ones(2, 3), torch.tensor(0.5)
+    program = torch.export.export(Cut(), (x,), strict=False)
+    wanted = program.module()(x)
+    known.fold(program)
+    assert not [n for n in program.graph.nodes if n.target in known.LACKING]
+    torch.testing.assert_close(program.module()(x), wanted)
+    torch.onnx.export(program, dynamo=True, verbose=False)
+    program = torch.export.export(Cut(), (x, share), strict=False)
+    known.fold(program)
+    assert [n for n in program.graph.nodes if n.target in known.LACKING]

@@ -11,7 +11,7 @@ import pytest
 from builder import Builder, passes
 from twins import make_twin
 
-from onnxmake.build import check, closure, execute, paths, quality, results, runner
+from onnxmake.build import check, closure, execute, paths, quality, results, runner, twin
 from onnxmake.build.gates import Check
 from onnxmake.build.plan import checkpoint_of, steps_of
 from onnxmake.build.target import read_target
@@ -52,13 +52,13 @@ def test_a_twin_that_differs_by_more_than_the_tolerance_fails(output, tmp_path, 
         return {"prefill": worst, "decode": 1e-6}
 
     shutil.copytree(paths.TARGETS / "tiny", tmp_path / "twin")
-    monkeypatch.setattr(check, "_twin", lambda target, checkpoint: tmp_path / "twin")
+    monkeypatch.setattr(twin, "_twin", lambda target, checkpoint: tmp_path / "twin")
     monkeypatch.setattr(runner, "run", run)
     if right:
-        assert check.compare_twin(target, checkpoint) == {"prefill": worst, "decode": 1e-6}
+        assert twin.compare(target, checkpoint) == {"prefill": worst, "decode": 1e-6}
     else:
         with pytest.raises(CheckFailed, match="tiny-fp32-cpu: its twin computes something else"):
-            check.compare_twin(target, checkpoint)
+            twin.compare(target, checkpoint)
     assert asked == ["cpu"]
 
 
@@ -68,7 +68,7 @@ def asked(delivered, monkeypatch):
     made: list = []
     metrics = {"perplexity": 11.6, "perplexity_unquantised": 11.4, "perplexity_rise": 0.0175}
     found = {"metrics": metrics | {"kl": 0.019, "kl_p99": 0.09, "top1": 0.92}, "counted": 8176, "of": "tokens"}
-    monkeypatch.setattr(check, "compare_twin", lambda target, checkpoint: made.append("twin") or {"prefill": 1e-6})
+    monkeypatch.setattr(twin, "compare", lambda target, checkpoint: made.append("twin") or {"prefill": 1e-6})
     monkeypatch.setattr(runner, "run", lambda job, action, *rest, **options: made.append(action) or found)
     return made
 
@@ -195,6 +195,20 @@ def test_a_graph_without_a_package_has_nothing_to_evaluate(asked, capsys):
     target, steps = checked(max_size_mb=100)
     check.check(target, steps[:-1])
     assert questions(asked) == ["twin"] and "quantize_rtn leaves no model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("experts", "limit"), [({}, 2), ({"num_experts": 0}, 2), ({"num_experts": 8}, 8)])
+def test_a_target_in_16_bits_is_measured_by_what_transformers_loses_in_them(monkeypatch, experts, limit):
+    target, asked = read_target(paths.TARGETS / "tiny-int4-cuda.toml"), []
+    monkeypatch.setattr(twin.support, "architecture_of", lambda checkpoint: experts)
+    monkeypatch.setattr(twin.support, "run", lambda *given: asked.append(given[3]) or {"twin": {"result": None}})
+    twin._twin(target, None)
+    assert asked == [{"configs": {"twin": experts}, "part": "model", "dtypes": ["fp16"]}]
+    right = f"at most {limit} times as much as Transformers loses in fp16"
+    assert twin.verdict(target, None, {"prefill": limit - 0.1}) == f"prefill {limit - 0.1:.2f}; {right}"
+    for worst in (limit + 0.1, float("inf")):
+        with pytest.raises(CheckFailed, match=f"prefill {worst:.2f}; {right}"):
+            twin.verdict(target, None, {"prefill": worst})
 
 
 def test_an_architecture_without_proof_is_refused_and_builds_only_as_unproven(tmp_path):

@@ -1,23 +1,29 @@
 """The tables of devices that this machine may lack: what their graphs hold, and the numbers on the CPU provider."""
 
+import functools
 import json
+import shutil
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 import test_twins
+import torch
 from graphs import bind, load_pass, operations, run
 from onnxruntime import InferenceSession
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 from test_passes import checkpoint, head
-from test_twins import lowered
+from test_twins import change, lowered
 
+from onnxmake.build import check
 from onnxmake.errors import UnsupportedError
-from onnxmake.model import canonical
+from onnxmake.model import canonical, parity, reference, sweep
 from onnxmake.model.graph import CONTRIB, nodes
 from onnxmake.model.lowering import lower, provider_options, table
-from onnxmake.model.parity import Runner
+from onnxmake.model.running import Runner
 
 TWINS = ("llama-rope3-biases-tied", "mistral", "phi3-longrope", "phi4-mini", "qwen2-tied", "qwen3")
 PACKED = {"llama-rope3-biases-tied", "mistral", "phi3-longrope", "qwen2-tied"}
@@ -82,15 +88,78 @@ def test_graphs_hold_what_the_device_takes(twin, tmp_path, device, name):
         assert ("rotary_embedding_dim" in node.attributes) is ("num_heads" in node.attributes) is (name == "phi4-mini")
 
 
-@pytest.mark.parametrize("device", ["cuda", "directml"])
-@pytest.mark.parametrize("name", ["phi4-mini", "qwen2-tied"])
-def test_float16_logits_are_near_those_of_float32(twin, tmp_path, device, name):
-    folder, graph = twin(name)
-    plain = Runner(lowered(graph, folder, tmp_path / "portable", "portable"))
-    half = Runner(bind(passed(graph, ("cast", "fp16"), ("optimize", device)), folder, tmp_path / device, device))
-    (expected, _), past = plain(IDS, MASK, plain.empty(2)), [p.astype(np.float16) for p in half.empty(2)]
-    actual, _ = half(IDS, MASK, past)
-    assert actual.dtype == np.float16 and np.abs(actual - expected).max() < 0.02 * np.abs(expected).max()
+def test_norms_of_q_and_k_stand_where_cuda_s_runtime_takes_them_into_attention(twin):
+    """Which it does as it loads a model, where each is between two Reshape, in front of an attention that rotates."""
+    attentions = nodes(passed(twin("qwen3")[1], ("optimize", "cuda")).graph, "GroupQueryAttention")
+    for node in attentions:
+        assert node.attributes["do_rotary"].value == 1
+        for outer in (value.producer() for value in node.inputs[:2]):
+            norm = outer.inputs[0].producer()
+            chain = [n.op_type for n in (outer, norm, norm.inputs[0].producer())]
+            assert chain == ["Reshape", "SimplifiedLayerNormalization", "Reshape"]
+    assert attentions
+
+
+@pytest.fixture(scope="module")
+def known(twin, tmp_path_factory):
+    """name -> a copy of the twin, with what Transformers computes of it in each type beside its weights."""
+
+    @functools.cache
+    def make(name: str) -> tuple[Path, Path]:
+        source, graph = twin(name)
+        folder = shutil.copytree(source, tmp_path_factory.mktemp("known") / name)
+        for file, dtype in {"expected": torch.float32, **sweep.HALVES}.items():
+            arrays: Any = reference.expected(folder, "model", dtype)
+            np.savez(folder / f"{file}.npz", **arrays)
+        shutil.copyfile(graph, folder / "graph.onnx")
+        return folder, graph
+
+    return make
+
+
+def losses(folder, graph, out, device: str, dtype: str, *steps) -> dict[str, float]:
+    """How many times as much as Transformers the graph loses in 16 bits."""
+    canonical.save(passed(graph, ("cast", dtype), ("optimize", device), *steps), out / "model.onnx")
+    return parity.check(str(folder), str(out / "model.onnx"), device)
+
+
+@pytest.mark.parametrize("name", ["qwen2-tied", "phi4-mini"])
+@pytest.mark.parametrize(("device", "dtype"), [("cuda", "fp16"), ("cuda", "bf16"), ("directml", "fp16")])
+def test_a_model_loses_little_more_in_16_bits_than_transformers_does(known, tmp_path, name, device, dtype):
+    errors = losses(*known(name), tmp_path, device, dtype)
+    ways = {"", " rounded"} if dtype == "fp16" else {" rounded"}
+    assert errors.keys() == {f"{output}{way}" for output in ("prefill", "decode") for way in ways}
+    assert min(errors.values()) > 0.1 and max(errors.values()) < check.TIMES
+
+
+def test_quantised_weights_add_no_loss_of_their_own(known, tmp_path):
+    errors = losses(*known("qwen2-tied"), tmp_path, "cuda", "fp16", ("quantize_rtn", 4, 16))
+    assert min(errors.values()) > 0.1 and max(errors.values()) < check.TIMES
+
+
+def test_a_model_that_transformers_itself_computes_no_numbers_of_is_refused(known, tmp_path):
+    folder = shutil.copytree(known("qwen2-tied")[0], tmp_path / "twin")
+    with np.load(folder / "fp16.npz") as arrays:
+        spoilt: Any = {name: array * np.nan if name == "logits" else array for name, array in arrays.items()}
+    np.savez(folder / "fp16.npz", **spoilt)
+    with pytest.raises(UnsupportedError, match="Transformers computes no numbers of the model in fp16"):
+        losses(folder, folder / "graph.onnx", tmp_path, "cuda", "fp16")
+
+
+PLANTED = {
+    "a wrong scale": change("Attention", "scale", lambda scale: 1.05 * scale),
+    "another epsilon": change("RMSNorm", "epsilon", lambda epsilon: 1000 * epsilon),
+}
+
+
+@pytest.mark.parametrize("mistake", PLANTED)
+def test_a_mistake_is_caught_in_16_bits(known, tmp_path, mistake):
+    folder, graph = known("qwen2-tied")
+    model = ir.load(graph)
+    PLANTED[mistake](model)
+    canonical.save(model, tmp_path / "wrong.onnx")
+    errors = losses(folder, tmp_path / "wrong.onnx", tmp_path, "cuda", "fp16")
+    assert min(errors.values()) > check.TIMES
 
 
 @pytest.mark.parametrize(("device", "dtype"), [("cuda", "fp16"), ("cuda", "bf16"), ("directml", "fp16")])

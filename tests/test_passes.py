@@ -132,3 +132,16 @@ def test_cast_refuses_to_come_after_optimize():
     RTN.rewrite(built, RTN.Options())
     with pytest.raises(PassError, match="cast came after"):
         cast.rewrite(built, cast.Options("fp16"))
+
+
+def test_cast_changes_constants_that_are_made_of_a_shape():
+    """As blanks that a router's scores are put into; what the type cannot hold becomes its largest value."""
+    size, lowest = value("size", [2], ir.DataType.INT64), ir.tensor(np.array([-np.inf], np.float32))
+    blank = node("ConstantOfShape", [size], ["a", "b"], domain="", value=lowest)
+    blank.outputs[0].type = None  # as it is traced
+    table = weight("embed", 4, 4)
+    total = node("Add", [blank.outputs[0], table.outputs[0]], ["a", "b"], domain="")
+    built, cast = model([size], total.outputs, blank, table, total), load_pass("cast")
+    assert cast.rewrite(built, cast.Options("fp16")) > 0
+    held = blank.attributes["value"].value
+    assert held.dtype == ir.DataType.FLOAT16 and held.numpy().tolist() == [-65504.0]

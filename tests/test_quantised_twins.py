@@ -25,16 +25,18 @@ TOLERANCE = 1e-4
     st.sampled_from([4, 8]),
     st.sampled_from([16, 32]),
     st.booleans(),
+    st.sampled_from(["float32", "float16", "bfloat16"]),
 )
-def test_numpy_rounds_as_onnxruntime_does(weight, bits, block, symmetric):
+def test_numpy_rounds_as_onnxruntime_does(weight, bits, block, symmetric, kept):
     packed, scales, zeros = oracle(weight, bits, block, symmetric)
     codes = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:2], -1)
     middle = np.full(scales.shape, 2.0 ** (bits - 1), np.float32)
     if not symmetric:
         points = zeros if bits == 8 else np.stack([zeros & 15, zeros >> 4], -1).reshape(len(zeros), -1)
         middle = points[:, : scales.shape[1]].astype(np.float32)
+    scales = scales.astype(kept).astype(np.float32)
     expected = ((codes - middle[..., None]) * scales[..., None]).reshape(len(weight), -1)[:, : weight.shape[1]]
-    np.testing.assert_array_equal(rounded(weight, bits, block, symmetric), expected.astype(np.float32))
+    np.testing.assert_array_equal(rounded(weight, bits, block, symmetric, kept), expected.astype(np.float32))
 
 
 @pytest.fixture(scope="module", params=NAMES)

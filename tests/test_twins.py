@@ -17,7 +17,7 @@ from onnxmake.model.graph import emit, nodes, replace
 from onnxmake.model.safetensors import read_checkpoint
 
 TOLERANCE = 1e-4
-PLAIN = {"bloom", "falcon", "gptj", "mpt"}  # attention of their own, traced as it is written
+PLAIN = {"bloom", "falcon", "gptj", "mpt", "mamba"}  # attention of their own, traced as it is written; or none
 LATENT = {"deepseek_v3", "deepseek_v3-dense"}  # keys and values of other widths than the op takes
 UNROTATED = {"mistral-head-dim", "phi3-longrope", "phi4-mini", "gpt2", "opt", "hunyuan_v1_dense", "bamba"}
 
@@ -82,10 +82,23 @@ def test_norms_and_projections_are_fused_for_cpu(twin, tmp_path, name):
     folder, graph = twin(name)
     built = ir.load(lowered(graph, folder, tmp_path, "cpu"))
     assert not {"ReduceMean", "Sqrt", "Pow", "Tanh"} & set(operations(built))
+    attentions = nodes(built.graph, "GroupQueryAttention")
+    if name == "gemma3_text":  # normed before they meet: parts of one product, too
+        assert operations(built).count("Split") == len(attentions) == operations(built).count("FusedMatMul") // 5
     if name == "qwen2-tied":
-        attentions = [n for n in built.graph if n.op_type == "GroupQueryAttention"]
         assert all(n.inputs[1] is None and n.inputs[2] is None for n in attentions)  # packed query, key and value
         assert operations(built).count("SkipSimplifiedLayerNormalization") == 2 * len(attentions)
+
+
+def test_experts_and_states_take_no_more_nodes_than_they_need(twin, tmp_path):
+    built = ir.load(lowered(twin("gpt_oss")[1], twin("gpt_oss")[0], tmp_path, "cpu"))
+    mixtures = nodes(built.graph, "MoE")
+    assert mixtures and all(n.inputs[0].shape.rank() == 3 for n in mixtures)  # in their batch
+    assert operations(built).count("Reshape") == len(mixtures) and "Concat" not in operations(built)
+    for name, count in (("lfm2", 2), ("bamba", 1), ("qwen3_next", 2)):
+        found = operations(ir.load(lowered(twin(name)[1], twin(name)[0], tmp_path / name, "cpu")))
+        assert found.count("CausalConvWithState") == count and not {"Conv", "Scan"} & {*found}
+        assert found.count("LinearAttention") == count * (name != "lfm2")
 
 
 @pytest.mark.parametrize("name", ["gemma3_text", "qwen3_next", "gpt_oss"])

@@ -106,6 +106,7 @@ VARIANTS = {  # name: model_type, settings before the twin is made of it, and se
     "stablelm-parallel": ("stablelm", dict(use_parallel_residual=True, use_qkv_bias=True, qk_layernorm=True), {}),
     "deepseek_v3-dense": ("deepseek_v3", dict(q_lora_rank=None, first_k_dense_replace=99), {}),
     "bamba": ("bamba", {}, {}),
+    "mamba": ("mamba", {}, {}),
 }
 TWINS = [*NAMED, *VARIANTS]
 OTHERS = {"camembert-encoder": ("camembert", dict(is_decoder=False), {})}

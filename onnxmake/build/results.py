@@ -107,7 +107,7 @@ def table(targets: Collection[Target], measured: Collection[str]) -> None:
     """
     from tabulate import tabulate
 
-    rows, machines = [], set()
+    rows, machines, decodes = [], set(), False
     for target in targets:
         built = delivered(target)
         if built is None:
@@ -122,9 +122,11 @@ def table(targets: Collection[Target], measured: Collection[str]) -> None:
             ratio = f"{total / source:.0%}" if source else "?"
             rows += [[target.name, run["prompt_tokens"], size, ratio, *_figures(result, run)] for run in result["runs"]]
             machines.add(_described(result))
+            decodes |= any(run["decode"] for run in result["runs"])
     if not rows:
         return
-    notes = sorted(machines) + ["p50 after one warm-up; p90: nine of ten runs decode at least as fast"] * bool(machines)
+    speed = "; p90: nine of ten runs decode at least as fast" if decodes else ""
+    notes = sorted(machines) + [f"p50 after one warm-up{speed}"] * bool(machines)
     align = ["left"] + ["right"] * (len(COLUMNS) - 1)
     say(tabulate(rows, COLUMNS.values(), disable_numparse=True, colalign=align))
     say("\n".join(notes))

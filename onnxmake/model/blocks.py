@@ -110,9 +110,11 @@ def quantize_experts(node: ir.Node, bits: int, block: int, accuracy_level: int) 
 def quantize_gather(node: ir.Node, bits: int, block: int, symmetric: bool) -> int:
     """Gather(weight, ids) -> GatherBlockQuantized, which reads the same bytes as a MatMulNBits of the same weight.
 
-    0 where it is a small table of something else than tokens, whose width blocks do not divide.
+    0 where it is a small table of something else than tokens, whose width blocks do not divide, or a stack of matrices.
     """
     value, ids = node.inputs
+    if value.shape.rank() != 2:
+        return 0
     rows, width = value.shape
     if width % block and ids.name != "input_ids":
         return 0

@@ -15,8 +15,8 @@ from onnxmake.model.safetensors import Tensor, header_of, read_header
 from onnxmake.model.stored import SUFFIXES, dequantized, unpacked
 
 
-def rounded(weight: np.ndarray, bits: int, block: int, symmetric: bool) -> np.ndarray:
-    """float32 [N, K] after round-to-nearest in blocks along K, as kernels.quantize_rows rounds."""
+def rounded(weight: np.ndarray, bits: int, block: int, symmetric: bool, scales: str = "float32") -> np.ndarray:
+    """float32 [N, K] after round-to-nearest in blocks along K, as kernels.quantize_rows rounds; scales are kept in a type."""
     (rows, width), top, middle = weight.shape, np.float32(2**bits - 1), np.float32(2 ** (bits - 1))
     padded = np.pad(weight, ((0, 0), (0, -width % block))).reshape(-1, block)
     high, low = (np.float32(0), np.float32(0)) if not padded.size else (padded.max(1), padded.min(1))
@@ -30,7 +30,8 @@ def rounded(weight: np.ndarray, bits: int, block: int, symmetric: bool) -> np.nd
         ]
     inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)[:, None]
     codes = np.clip(np.floor(padded * inverse + zero + np.float32(0.5)), 0, top)
-    return ((codes - zero) * scale[:, None]).reshape(rows, -1)[:, :width].astype(np.float32)
+    kept = scale.astype(scales).astype(np.float32)
+    return ((codes - zero) * kept[:, None]).reshape(rows, -1)[:, :width]
 
 
 def _values(checkpoint: Mapping[str, Tensor | Quantized]) -> dict[str, np.ndarray]:
@@ -86,6 +87,7 @@ def rounded_checkpoint(model: ir.Model, checkpoint: Path, out: Path, stored: Pat
         if "stored" in node.attributes:
             continue
         settings = [attribute(node, name) for name in ("bits", "block_size", "symmetric")]
+        settings.append(node.outputs[1].dtype.numpy())
         for part in set(attribute(node, "parts")) - done:
             turned = "transposed" in node.attributes
             weight = np.swapaxes(tensors[part], -1, -2) if turned else tensors[part]

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmake.model.graph import CONTRIB, array, attribute, attributes, constant, emit, integers, produced_by, replace
+from onnxmake.model.shapes import same
 
 NOWHERE = -1e4  # the router's word for an expert that is not chosen: its exponential is zero in any type
 
@@ -122,10 +123,24 @@ def alternating(node: ir.Node, stack: ir.Node) -> dict | None:
     return reference
 
 
+def _unrolled(node: ir.Node) -> tuple[ir.Value, ir.Node] | None:
+    """The [B, S, H] whose rows are the node's tokens, and the Reshape that makes it of them again; None if more is done."""
+    flat, users = produced_by(node.inputs[0], "Reshape"), [user for user, _ in node.outputs[0].uses()]
+    if flat is None or [user.op_type for user in users] != ["Reshape"]:
+        return None
+    x, shape = flat.inputs[0], users[0].outputs[0].shape
+    return (x, users[0]) if same(x.shape, shape) and x.shape.rank() == 3 else None
+
+
 def mixture(
     node: ir.Node, op: str, operands: list[ir.Value | None], settings: dict, total: ir.Value | None
 ) -> ir.Value:
-    """MoE or QMoE, and the sum that it leaves out."""
+    """MoE or QMoE, and the sum that it leaves out. It takes tokens in their batch, too."""
     hidden = node.inputs[0]
+    if total is None and (unrolled := _unrolled(node)):
+        x, back = unrolled
+        out = emit(node, op, [x, *operands[1:]], x.shape, CONTRIB, **settings)
+        replace(back, [out])
+        return out
     out = emit(node, op, operands, hidden.shape, CONTRIB, **settings)
     return out if total is None else emit(node, "Mul", [out, total], hidden.shape)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmake.errors import UnsupportedError
-from onnxmake.model.latency import TYPES
+from onnxmake.model.session import TYPES
 
 STATE, NEXT = "past_key_values", "present"  # what names of states begin with, going in and coming out
 
@@ -26,7 +26,7 @@ def states(graph: ir.Graph, batch: int) -> dict[str, np.ndarray]:
     return {name: np.zeros(shape, np.float32) for name, shape in known if name.startswith(STATE)}
 
 
-def _type(given: Any) -> type:
+def _type(given: Any) -> str:
     """Raises UnsupportedError for a type that numpy has not."""
     if given.type not in TYPES:
         raise UnsupportedError(

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxmake.model.session import open_session
+from onnxmake.model.session import TYPES, open_session
 
-TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 PICTURE = 224  # pixels, where the model takes any size
+CHOICES = 4  # answers to choose from
 
 
 def setting(folder: str, name: str, default: int) -> int:
@@ -22,7 +22,7 @@ def setting(folder: str, name: str, default: int) -> int:
 
 def inputs(session: Any, tokens: int, vocabulary: int, seed: int = 0) -> dict[str, np.ndarray]:
     """One input: a text of `tokens` random tokens, or random numbers in the shape of a picture or sound."""
-    random, sizes, feed = np.random.default_rng(seed), {"batch": 1, "sequence": tokens}, {}
+    random, sizes, feed = np.random.default_rng(seed), {"batch": 1, "choices": CHOICES, "sequence": tokens}, {}
     for i in session.get_inputs():
         shape = [d if isinstance(d, int) else sizes.get(d, PICTURE) for d in i.shape]
         values = {"input_ids": random.integers(0, vocabulary, shape), "attention_mask": np.ones(shape)}

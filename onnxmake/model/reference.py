@@ -15,7 +15,7 @@ import transformers
 from onnxmake.model.architecture import is_decoder
 from onnxmake.model.capture.config import load_config, model_class
 from onnxmake.model.capture.decoder import accepted
-from onnxmake.model.capture.encoder import Encoder, example
+from onnxmake.model.capture.encoder import Encoder
 
 PROMPT, GREEDY = 24, 6  # tokens that generation starts with, and continues by
 TOKENS, PADDED, PADDING = 88, 28, 6  # of the one prompt; of a batch of two, where the second begins with padding
@@ -62,12 +62,16 @@ def inputs(vocabulary: int) -> dict[str, np.ndarray]:
     return {"ids": ids.numpy(), "batch_ids": batch.numpy(), "batch_mask": mask.numpy()}
 
 
-def expected(folder: Path, part: str = "model") -> dict[str, np.ndarray]:
-    """What the checkpoint's class computes: of a text-generating model as `decoded`, else as `encoded`."""
+def expected(folder: Path, part: str = "model", dtype: torch.dtype = torch.float32) -> dict[str, np.ndarray]:
+    """What the checkpoint's class computes in `dtype`, as float32: of a text-generating model as `decoded`, else as `encoded`."""
     architecture = json.loads((folder / "config.json").read_text("utf-8"))
     kind = model_class(architecture, load_config(architecture))
-    model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    model = kind.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
     return decoded(model) if is_decoder(architecture) else encoded(model, part)
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
 @torch.no_grad()
@@ -80,19 +84,20 @@ def encoded(model: transformers.PreTrainedModel, part: str) -> dict[str, np.ndar
     for number, (batch, length) in enumerate([(1, min(TOKENS, longest)), (2, PADDED)]):
         given: dict[str, torch.Tensor] = {}
         for name in encoder.inputs:
-            like = example(name, encoder.config)
-            given[name] = torch.randn(batch, *like.shape[1:], generator=generator)
+            like = encoder.example(name)
+            shape = (batch, *like.shape[1:-1], length)  # of text
+            given[name] = torch.randn(batch, *like.shape[1:], generator=generator).to(model.dtype)
             if name in ("input_ids", "token_type_ids"):
                 low, high = (3, encoder.config.vocab_size) if name == "input_ids" else (0, 2)
-                given[name] = torch.randint(low, high, (batch, length), generator=generator)
+                given[name] = torch.randint(low, high, shape, generator=generator)
             elif name == "attention_mask":
-                given[name] = torch.ones(batch, length, dtype=torch.int64)
-                given[name][1:, length - PADDING :] = 0
+                given[name] = torch.ones(shape, dtype=torch.int64)
+                given[name][1:, ..., length - PADDING :] = 0
         if "attention_mask" in given:
             given["input_ids"][given["attention_mask"] == 0] = getattr(encoder.config, "pad_token_id", None) or 0
         made = {name: value for name, value in encoder.run(**given).items() if isinstance(value, torch.Tensor)}
         for side, values in (("in", given), ("out", made)):
-            arrays |= {f"{number}.{side}.{name}": value.numpy() for name, value in values.items()}
+            arrays |= {f"{number}.{side}.{name}": _numpy(value) for name, value in values.items()}
     return arrays
 
 
@@ -102,10 +107,10 @@ def decoded(model: transformers.PreTrainedModel) -> dict[str, np.ndarray]:
     without sampling gives, greedy [PROMPT + GREEDY] of which the first `prompt` were given."""
     arrays = inputs(model.config.get_text_config().vocab_size)
     ids, batch, mask = (torch.from_numpy(arrays[name]) for name in ("ids", "batch_ids", "batch_mask"))
-    arrays["logits"] = model(ids, use_cache=False).logits.numpy()
+    arrays["logits"] = _numpy(model(ids, use_cache=False).logits)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     more = {"position_ids": positions} if "position_ids" in accepted(model) else {}
-    arrays["batch_logits"] = model(batch, attention_mask=mask, use_cache=False, **more).logits.numpy()
+    arrays["batch_logits"] = _numpy(model(batch, attention_mask=mask, use_cache=False, **more).logits)
     return arrays | {"greedy": _greedy(model, ids[:, :PROMPT]), "prompt": np.array(PROMPT)}
 
 

@@ -6,6 +6,11 @@ from typing import Any
 from onnxmake.errors import UnsupportedError
 
 PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider", "DirectML": "DmlExecutionProvider"}
+TYPES = {
+    "tensor(int64)": "int64",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+}  # of inputs, as numpy has them
 
 
 def preload(device: str) -> None:

@@ -8,12 +8,15 @@ from onnx_ir.passes.common import (
 )
 
 from onnxmake.model.graph import attribute, attributes, emit, nodes, produced_by, prune, replace
+from onnxmake.model.shapes import same
+
+RESHAPES = ("Reshape", "Squeeze", "Unsqueeze")
 
 
 def _reshape_of_reshape(node: ir.Node) -> bool:
-    """Reshape(Reshape(x)) of x's own shape is x."""
-    inner = produced_by(node.inputs[0], "Reshape")
-    if inner is None or inner.inputs[0].shape is None or inner.inputs[0].shape != node.outputs[0].shape:
+    """Of two nodes that keep the order of elements, and give x's own shape, is left x."""
+    inner = next((n for op in RESHAPES if (n := produced_by(node.inputs[0], op)) is not None), None)
+    if inner is None or not same(inner.inputs[0].shape, node.outputs[0].shape):
         return False
     replace(node, [inner.inputs[0]])
     return True
@@ -33,7 +36,7 @@ def _norm_between_transposes(node: ir.Node) -> bool:
     return True
 
 
-RULES = {"Reshape": _reshape_of_reshape, "Transpose": _norm_between_transposes}
+RULES = {**dict.fromkeys(RESHAPES, _reshape_of_reshape), "Transpose": _norm_between_transposes}
 
 
 def simplify(model: ir.Model) -> int:

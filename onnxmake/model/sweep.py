@@ -1,13 +1,14 @@
 """Twins of architectures: checkpoints, what Transformers computes with them, and their captured graphs.
 
-{"folder", "configs": name -> config.json, "part", or "kinds": rows of the support table, all if empty} -> name -> {"result" | "refused" | "failed"}; each twin
-in folder/<name>: model.safetensors, config.json, expected.npz, graph.onnx. Needs the torch environment.
+{"folder", "configs": name -> config.json, "part", "dtypes", or "kinds": rows of the support table, all if empty} -> name ->
+{"result" | "refused" | "failed"}; each twin in folder/<name>: model.safetensors, config.json, expected.npz, of each of
+"dtypes" fp16.npz or bf16.npz, graph.onnx. Needs the torch environment.
 """
 
 import functools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from onnxmake.model.serve import serve
 from onnxmake.model.twin import twin
 
 SECONDS = 240.0  # for one architecture
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 # What makes the default configuration of a class one that checkpoints have.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -110,24 +112,29 @@ def default_config(row: str, **settings: Any) -> dict[str, Any]:
     return config.to_dict() | {"model_type": config.model_type, "architectures": [name]}
 
 
-def make(config: Mapping[str, Any], folder: Path, part: str = "model") -> None:
-    """Write the checkpoint of a twin's config, what Transformers computes with it, and its captured graph."""
+def make(config: Mapping[str, Any], folder: Path, part: str = "model", dtypes: Sequence[str] = ()) -> None:
+    """Write the checkpoint of a twin's config, what Transformers computes with it (also in `dtypes`), and its captured graph."""
     reference.make_checkpoint(config, folder)
-    arrays: Any = reference.expected(folder, part)
-    np.savez(folder / "expected.npz", **arrays)
+    for name, dtype in {"expected": torch.float32, **{name: HALVES[name] for name in dtypes}}.items():
+        arrays: Any = reference.expected(folder, part, dtype)
+        np.savez(folder / f"{name}.npz", **arrays)
     architecture = json.loads((folder / "config.json").read_text("utf-8"))
     shapes = {name: list(tensor.shape) for name, tensor in read_checkpoint(folder).items()}
     canonical.save(capture(architecture, shapes, part), folder / "graph.onnx")
 
 
-def _make(row: str, config: Mapping[str, Any] | None, part: str | None, folder: Path) -> None:
+def _make(row: str, config: Mapping[str, Any] | None, part: str | None, dtypes: Sequence[str], folder: Path) -> None:
     torch.set_num_threads(1)
     part = part or (class_and_part(row)[1] if "." in row else "model")
-    make(twin(default_config(row) if config is None else config), folder, part)
+    make(twin(default_config(row) if config is None else config), folder, part, dtypes)
 
 
 def sweep(
-    folder: str, kinds: list[str] | None = None, configs: Mapping[str, Any] | None = None, part: str | None = None
+    folder: str,
+    kinds: list[str] | None = None,
+    configs: Mapping[str, Any] | None = None,
+    part: str | None = None,
+    dtypes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make the twins of `part` of `configs`, or of default configurations of `kinds`, or of all that there are."""
     chosen: dict[str, Any] = dict(configs or dict.fromkeys(kinds or [*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *ENCODERS]))
@@ -136,7 +143,7 @@ def sweep(
         place = Path(folder, name)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        call = functools.partial(_make, name, config, part, place)
+        call = functools.partial(_make, name, config, part, dtypes, place)
         outcomes[name] = isolated(call, log=str(place / "make.log"), seconds=SECONDS)
         print(f"{len(outcomes):4} of {len(chosen)} made: {name}", flush=True)
     return outcomes

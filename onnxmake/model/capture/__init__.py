@@ -12,7 +12,7 @@ import transformers
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, TopologicalSortPass
 
 from onnxmake.model.architecture import is_decoder
-from onnxmake.model.capture import attention, experts, fold, layers, modules, sources, stamp, tidy
+from onnxmake.model.capture import attention, experts, fold, known, layers, modules, sources, stamp, tidy
 from onnxmake.model.capture.config import load_config, model_class
 from onnxmake.model.capture.decoder import Decoder
 from onnxmake.model.capture.encoder import Encoder
@@ -43,6 +43,7 @@ def _trace(
     with torch.no_grad(), modules.semantic_modules(model):
         inputs, dynamic = traced.example_inputs()
         exported = torch.export.export(traced, (), kwargs=inputs, dynamic_shapes=dynamic, strict=False)
+    known.fold(exported)
     graph_model = torch.onnx.export(exported, dynamo=True, verbose=False, opset_version=21, optimize=False).model
     graph, states = graph_model.graph, list(traced.states)
     pasts = [["batch", *("past" if axis == state.growing else None for axis in (1, 2))] for state in states]

@@ -22,6 +22,11 @@ def begin(context: Context) -> None:
     _context = context
 
 
+def context() -> Context:
+    """What modelling code is called for now."""
+    return _context
+
+
 def mask(*args: Any, mask_function: Callable, **kwargs: Any) -> Tensor:
     """The mask as eager attention adds it, float [batch, 1, sequence, total]; known again by identity."""
     kwargs["allow_is_bidirectional_skip"] = False  # none would be made where the example has no padding

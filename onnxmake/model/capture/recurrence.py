@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from onnxmake.model.capture import attention
+
 
 def linear_attention(
     q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor | None, state: Tensor | None, scale: float
@@ -80,10 +82,46 @@ def chunk_scan(
     return (out, state.transpose(2, 3)) if return_final_states else out
 
 
+def selective_scan(
+    hidden_states,
+    dt,
+    A,
+    B,
+    C,
+    D=None,
+    z=None,
+    delta_bias=None,
+    delta_softplus=False,
+    return_last_state=False,
+    **_,
+):
+    """State space model of Mamba 1, over [B,I,S] and B, C [B,N,S]: each channel is a head of one value, whose N states decay
+    by A [I,N]. Modelling files hand in no past, though a layer has one. Gu and Dao 2023, "Mamba"."""
+    channels, dt = hidden_states.shape[1], dt.float() if delta_bias is None else dt.float() + delta_bias[:, None]
+    dt = (functional.softplus(dt) if delta_softplus else dt).transpose(1, 2)
+    x, past = hidden_states.float().transpose(1, 2), attention.context().recurrent
+    q, k = (_repeat(t.float().transpose(1, 2)[:, :, None], channels) for t in (C, B))
+    state = None if past is None else past[..., None]
+    out, state = linear_attention(q, k, (x * dt)[..., None], dt[..., None] * A, None, state, 1.0)
+    out = out[..., 0] if D is None else out[..., 0] + D * x
+    out = out.transpose(1, 2) if z is None else out.transpose(1, 2) * functional.silu(z.float())
+    return (out, state[..., 0]) if return_last_state else out
+
+
+def masked(hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """States [B,S,H] without those of padding, by the end of the mask [B, total]."""
+    if attention_mask is None:
+        return hidden_states
+    last = attention_mask[:, -hidden_states.shape[1] :, None]
+    return (hidden_states * last).to(hidden_states.dtype)
+
+
 FUNCTIONS = {
     "torch_chunk_gated_delta_rule": delta_rule,
     "torch_recurrent_gated_delta_rule": delta_rule,
     "chunk_kimi_delta_attention": delta_rule,
     "recurrent_kimi_delta_attention": delta_rule,
     "mamba2_chunk_scan": chunk_scan,
+    "mamba_selective_scan": selective_scan,
+    "apply_mask_to_padding_states": masked,
 }

@@ -58,6 +58,7 @@ class Context:
     updates: list[Update] = field(default_factory=list)
     visibilities: list[Visibility | None] = field(default_factory=list)  # what the model's masks say, in its order
     masks: list[Tensor] = field(default_factory=list)  # and those of this call
+    recurrent: Tensor | None = None  # the past state that was asked for last
 
     @property
     def length(self) -> int:
@@ -111,7 +112,8 @@ class TensorCache(DynamicCache):
         return whole
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
-        return self.context.past.get(State(layer_idx, "recurrent", state_idx))
+        self.context.recurrent = self.context.past.get(State(layer_idx, "recurrent", state_idx))
+        return self.context.recurrent
 
     def update_recurrent_state(self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **_) -> Tensor:
         self.context.present[State(layer_idx, "recurrent", state_idx)] = recurrent_states

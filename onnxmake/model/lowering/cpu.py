@@ -10,7 +10,13 @@ import onnx_ir as ir
 from onnxmake.model.experts import alternating, dense, mixture, parts, routed
 from onnxmake.model.graph import CONTRIB, DOMAIN, array, attribute, emit, emit_many, produced_by, replace
 from onnxmake.model.lowering import _attention as kernels
+from onnxmake.model.lowering import _rotation as rotary
 from onnxmake.model.lowering import portable
+from onnxmake.model.lowering._norms import norm_weight
+from onnxmake.model.lowering._projection import packed
+from onnxmake.model.lowering._recurrent import causal_convolution, linear_attention
+from onnxmake.model.lowering._softmax import attention_inputs
+from onnxmake.model.shapes import same
 
 
 def linear(node: ir.Node) -> None:
@@ -22,7 +28,7 @@ def linear(node: ir.Node) -> None:
 
 def rms_norm(node: ir.Node) -> None:
     """SimplifiedLayerNormalization, with the residual addition in front of it where there is one."""
-    x, operands, epsilon = node.inputs[0], [portable.norm_weight(node)], attribute(node, "epsilon")
+    x, operands, epsilon = node.inputs[0], [norm_weight(node)], attribute(node, "epsilon")
     if not _with_residual(node, "SkipSimplifiedLayerNormalization", operands, epsilon):
         settings = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
         replace(node, [emit(node, "SimplifiedLayerNormalization", [x, *operands], x.shape, **settings)])
@@ -30,16 +36,24 @@ def rms_norm(node: ir.Node) -> None:
 
 def layer_norm(node: ir.Node) -> None:
     """LayerNormalization, with the residual addition in front of it where there is one."""
-    operands = [portable.norm_weight(node), *(node.inputs[2:] or [None])]
+    operands = [norm_weight(node), *(node.inputs[2:] or [None])]
     if not _with_residual(node, "SkipLayerNormalization", operands, attribute(node, "epsilon")):
         portable.layer_norm(node)
+
+
+def plain_layer_norm(node: ir.Node) -> None:
+    """One that has no module behind it, such as a norm without parameters."""
+    x, *operands = node.inputs
+    last = x.shape is not None and attribute(node, "axis", -1) in (-1, x.shape.rank() - 1)
+    if last and not any(value.uses() for value in node.outputs[1:]):
+        _with_residual(node, "SkipLayerNormalization", operands, attribute(node, "epsilon", 1e-5))
 
 
 def _with_residual(node: ir.Node, op: str, operands: Sequence[ir.Value | None], epsilon: float) -> bool:
     """Replace norm, addition, and the bias of a product that is added, by one op, which hands out the sum, too."""
     x, shape = node.inputs[0], node.inputs[0].shape
     add = produced_by(x, "Add")
-    if add is None or len(shape) != 3 or any(v.shape != shape for v in add.inputs):
+    if add is None or len(shape) != 3 or not all(same(v.shape, shape) for v in add.inputs):
         return False
     streams, bias = _without_bias(add)
     inputs = [*streams, *operands, *([bias] if bias is not None else [])]
@@ -66,7 +80,7 @@ def _without_bias(add: ir.Node) -> tuple[list[ir.Value], ir.Value | None]:
 def attention(node: ir.Node) -> None:
     """GroupQueryAttention over a past, with one packed product and the rotation inside where it can be; without a past
     MultiHeadAttention."""
-    q, k, v, past, _, mask, _, bias = portable.attention_inputs(node)
+    q, k, v, past, _, mask, _, bias = attention_inputs(node)
     if kernels.is_multi_head(node):
         kernels.multi_head_attention(node)
         return
@@ -74,12 +88,11 @@ def attention(node: ir.Node) -> None:
     if lacking or q.shape[3] != v.shape[3] or bias is not None or not attribute(node, "causal", 1):
         portable.attention(node)
         return
-    rotation, caches, interleaved = kernels.rotation(q, k), [], 0
+    rotation, caches, interleaved = rotary.rotation(q, k), [], 0
     if rotation:
-        q, k, caches = rotation[0].inputs[0], rotation[1].inputs[0], kernels.rotary_caches(rotation[2])
+        q, k, caches = rotation[0].inputs[0], rotation[1].inputs[0], rotary.rotary_caches(rotation[2])
         interleaved = attribute(rotation[0], "interleaved")
-    streams = kernels.packed(node, [kernels.tokens_first(node, x) for x in (q, k, v)])
-    kernels.group_query_attention(node, streams, caches, interleaved)
+    kernels.group_query_attention(node, packed(node, [q, k, v]), caches, interleaved)
 
 
 def experts(node: ir.Node) -> None:
@@ -121,8 +134,11 @@ TABLE = {
     "Linear": linear,
     "RMSNorm": rms_norm,
     "LayerNorm": layer_norm,
-    "RotaryEmbedding": kernels.rotary_embedding,
+    "RotaryEmbedding": rotary.rotary_embedding,
     "Attention": attention,
+    "LinearAttention": linear_attention,
+    "::Conv": causal_convolution,
+    "::LayerNormalization": plain_layer_norm,
     "::Sigmoid": sigmoid,
 }
 PROVIDER_OPTIONS: list[dict[str, dict[str, str]]] = []

@@ -23,12 +23,15 @@ from onnxmake.model.graph import (
 )
 from onnxmake.model.lowering import _attention as kernels
 from onnxmake.model.lowering import cpu, portable
+from onnxmake.model.lowering._rotation import rotary_embedding
+from onnxmake.model.lowering._softmax import attention_inputs
+from onnxmake.model.lowering._values import floats
 from onnxmake.model.lowering.cuda import experts_unproven
 
 
 def attention(node: ir.Node) -> None:
     """GroupQueryAttention where the layer asks for no more than scale and lengths: the kernel drops the rest in silence."""
-    (q, _, v, past, _, _, sinks, bias) = portable.attention_inputs(node)
+    (q, _, v, past, _, _, sinks, bias) = attention_inputs(node)
     window, reach = attribute(node, "window"), [attribute(t, "positions") for t in nodes(node.graph, "RotaryTable")]
     unread = [
         window and not (reach and window >= max(reach)),
@@ -47,7 +50,7 @@ def attention(node: ir.Node) -> None:
         return
     for turn in (produced_by(x, "RotaryEmbedding", DOMAIN) for x in node.inputs[:2]):
         if turn is not None:
-            kernels.rotary_embedding(turn)
+            rotary_embedding(turn)
     kernels.group_query_attention(node, [kernels.tokens_first(node, x) for x in node.inputs[:3]])
 
 
@@ -89,7 +92,7 @@ def gather_block_quantized(node: ir.Node) -> None:
             found = emit(node, "Slice", [found, *bounds], [*ids.shape, blocks, size])
         return emit(node, "Cast", [found], found.shape, dtype=out.dtype, to=int(out.dtype))
 
-    zero = codes(zeros[0], 1) if zeros else portable.floats(node, 2 ** (bits - 1), out)
+    zero = codes(zeros[0], 1) if zeros else floats(node, 2 ** (bits - 1), out)
     scale = emit(node, "Unsqueeze", [look_up(scales), last], [*ids.shape, blocks, 1])
     values = codes(data, size)
     values = emit(node, "Mul", [emit(node, "Sub", [values, zero], values.shape), scale], values.shape)
@@ -97,7 +100,10 @@ def gather_block_quantized(node: ir.Node) -> None:
 
 
 TABLE = {
-    **cpu.TABLE,
+    **{
+        op: rule for op, rule in cpu.TABLE.items() if op != "::Conv"
+    },  # the runtime is older than its stateful operators
+    "LinearAttention": portable.TABLE["LinearAttention"],
     "Experts": dense,
     "com.microsoft::QMoE": experts_unproven,
     "Attention": attention,
