@@ -25,7 +25,6 @@ READS = (
     "checkpoint/*.safetensors",
     "checkpoint/tokenizer.json?",
 )
-FILES = ("calibration",)
 MEMORY_MB = 4000
 
 
@@ -36,14 +35,14 @@ class Options:
     high_bits: Literal[4, 8] = 8
     block_size: Literal[16, 32, 64, 128, 256] = 32  # that losses are measured with: the quantiser's
     symmetric: bool = True
-    calibration: str = ""  # a text beside the target file; the one that comes with onnxmake unless given
+    calibration: str = ""  # a text beside the target; "": the one that comes along
     samples: int = 32
     tokens: int = 256  # of each sample
 
 
 def run(src: Path, out: Path, o: Options) -> None:
     model, plain = (ir.load(src / "model.onnx") for _ in range(2))
-    rows = windows(src / "checkpoint", src / "calibration", o.samples, o.tokens)
+    rows = windows(src / "checkpoint", src / o.calibration, o.samples, o.tokens)
     products = measure(plain, src / "checkpoint", rows, o.low_bits, o.block_size, o.symmetric)
     chosen, count = allocate(products, o.low_bits, o.high_bits, o.average_bits), 0
     for node in [n for n in model.graph if n.op_type == "Linear" and n.domain == DOMAIN]:

@@ -28,7 +28,6 @@ READS = (
     "checkpoint/*.safetensors",
     "checkpoint/tokenizer.json?",
 )
-FILES = ("calibration",)
 MEMORY_MB = 4000
 
 
@@ -41,7 +40,7 @@ class Options:
     embeddings: Literal["same", "int4", "int8", "keep"] = "same"  # "same": as a tied head, or else as bits
     experts: Literal["same", "int4", "int8", "keep"] = "same"  # of mixtures; always symmetric
     accuracy_level: Literal[0, 1, 2, 3, 4] = 4  # of the product: 4 = int8 activations, 1 = float32
-    calibration: str = ""  # a text beside the target file; the one that comes with onnxmake unless given
+    calibration: str = ""  # a text beside the target; "": the one that comes along
     samples: int = 128
     tokens: int = 256  # of each sample
 
@@ -51,7 +50,7 @@ def run(src: Path, out: Path, o: Options) -> None:
     choice = {"same": o.bits, "int4": 4, "int8": 8, "keep": 0}
     bits = {"linear": o.bits, "lm_head": choice[o.lm_head], "experts": choice[o.experts]}
     quantize(model.graph, bits, o.block_size, o.symmetric, o.accuracy_level)
-    rows = windows(src / "checkpoint", src / "calibration", o.samples, o.tokens)
+    rows = windows(src / "checkpoint", src / o.calibration, o.samples, o.tokens)
 
     def rounding(gram: np.ndarray) -> Callable:
         return functools.partial(nearest, np.diag(gram))

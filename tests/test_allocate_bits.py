@@ -43,8 +43,8 @@ def allocated(captured, tmp_path_factory) -> ir.Model:
     optimize(graph, "cpu")
     canonical.save(graph, src / "model.onnx")
     (src / "checkpoint").symlink_to(paths.TARGETS / "tiny")
-    (src / "calibration").symlink_to(paths.TEXTS / "calibration.txt")
-    used.run(src, out, used.Options(average_bits=5.5, samples=2))
+    (src / "calibration.txt").symlink_to(paths.TEXTS / "calibration.txt")
+    used.run(src, out, used.Options(average_bits=5.5, calibration="calibration.txt", samples=2))
     return ir.load(out / "model.onnx")
 
 

@@ -18,7 +18,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKern
 from test_passes import checkpoint, head
 from test_twins import change, lowered
 
-from onnxmake.build import check
+from onnxmake.build import twin as compared
 from onnxmake.errors import UnsupportedError
 from onnxmake.model import canonical, parity, reference, sweep
 from onnxmake.model.graph import CONTRIB, nodes
@@ -129,12 +129,12 @@ def test_a_model_loses_little_more_in_16_bits_than_transformers_does(known, tmp_
     errors = losses(*known(name), tmp_path, device, dtype)
     ways = {"", " rounded"} if dtype == "fp16" else {" rounded"}
     assert errors.keys() == {f"{output}{way}" for output in ("prefill", "decode") for way in ways}
-    assert min(errors.values()) > 0.1 and max(errors.values()) < check.TIMES
+    assert min(errors.values()) > 0.1 and max(errors.values()) < compared.TIMES
 
 
 def test_quantised_weights_add_no_loss_of_their_own(known, tmp_path):
     errors = losses(*known("qwen2-tied"), tmp_path, "cuda", "fp16", ("quantize_rtn", 4, 16))
-    assert min(errors.values()) > 0.1 and max(errors.values()) < check.TIMES
+    assert min(errors.values()) > 0.1 and max(errors.values()) < compared.TIMES
 
 
 def test_a_model_that_transformers_itself_computes_no_numbers_of_is_refused(known, tmp_path):
@@ -159,7 +159,7 @@ def test_a_mistake_is_caught_in_16_bits(known, tmp_path, mistake):
     PLANTED[mistake](model)
     canonical.save(model, tmp_path / "wrong.onnx")
     errors = losses(folder, tmp_path / "wrong.onnx", tmp_path, "cuda", "fp16")
-    assert min(errors.values()) > check.TIMES
+    assert min(errors.values()) > compared.TIMES
 
 
 @pytest.mark.parametrize(("device", "dtype"), [("cuda", "fp16"), ("cuda", "bf16"), ("directml", "fp16")])

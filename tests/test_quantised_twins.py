@@ -68,9 +68,13 @@ def test_what_is_rounded_by_activations_is_what_is_computed_with(tmp_path, metho
     (tmp_path / "src").mkdir()
     canonical.save(model, tmp_path / "src" / "model.onnx")
     (tmp_path / "src" / "checkpoint").symlink_to(folder)
-    (tmp_path / "src" / "calibration").symlink_to(paths.TEXTS / "calibration.txt")
+    (tmp_path / "src" / "calibration.txt").symlink_to(paths.TEXTS / "calibration.txt")
     (tmp_path / "out").mkdir()
-    used.run(tmp_path / "src", tmp_path / "out", used.Options(block_size=16, samples=4, tokens=64))
+    used.run(
+        tmp_path / "src",
+        tmp_path / "out",
+        used.Options(block_size=16, calibration="calibration.txt", samples=4, tokens=64),
+    )
     made = ir.load(tmp_path / "out" / "model.onnx")
     assert all("stored" in n.attributes for n in made.graph if n.op_type == "QuantizedWeight" and _multiplied(n))
     assert any("instead_of" in n.attributes for n in made.graph) is (method == "quantize_awq")

@@ -8,7 +8,7 @@ import pytest
 from graphs import bind, model, node, run, value, weight, write_safetensors
 
 from onnxmake.build import paths
-from onnxmake.model import awq, calibration
+from onnxmake.model import awq, layerwise
 from onnxmake.model.optimize import optimize
 from onnxmake.model.prequantized import read_logical
 from onnxmake.model.reader import Reader
@@ -131,7 +131,7 @@ def weights():
 
 def test_the_embedded_model_computes_layer_by_layer_what_it_computes_at_once(built, tiny, weights):
     model, rows = tiny, np.arange(64, dtype=np.int64).reshape(2, 32) % 50
-    feed = calibration.feeds(model.graph, rows)
+    feed = layerwise.feeds(model.graph, rows)
     whole = run(built.dist("tiny-fp32-cpu") / "model.onnx", **feed[0])[0]
     (made,) = outputs(model, weights, feed, ["logits"])
     np.testing.assert_allclose(made["logits"], whole, atol=2e-5 * np.abs(whole).max())
@@ -139,7 +139,7 @@ def test_the_embedded_model_computes_layer_by_layer_what_it_computes_at_once(bui
 
 def test_channels_are_scaled_and_what_comes_before_takes_it_back(tiny, weights):
     model, rows = tiny, np.arange(64, dtype=np.int64).reshape(2, 32) % 50
-    live, parts = calibration.feeds(model.graph, rows), segments(model, ["logits"])
+    live, parts = layerwise.feeds(model.graph, rows), segments(model, ["logits"])
     advance(parts[0], live, parts[0].weights(weights), parts[1:])
     layer = parts[1]
     before = layer.weights(weights)

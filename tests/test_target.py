@@ -218,3 +218,33 @@ def test_every_shipped_target_reads_and_says_what_it_is():
         assert target.description
         assert target.passes[0].declaration.name == "export"
         assert target.source.path is None or (target.file.parent / target.source.path / "config.json").is_file()
+
+
+def calibrated(folder, file: str, text: str = "some text"):
+    """A target in `folder` whose second pass is calibrated with `file`, which holds `text`; returns the target's file."""
+    folder.mkdir(exist_ok=True)
+    (folder / "words.txt").write_text(text)
+    own = f'[[pass]]\nuse = "export"\n[[pass]]\nuse = "quantize_static"\ncalibration = "{file}"'
+    return write(folder, **{"pass": own})
+
+
+def test_a_calibration_file_is_relative_to_the_target_and_the_step_sees_its_staged_name(tmp_path):
+    first, second = read_target(calibrated(tmp_path, "words.txt")).passes
+    assert (first.files, second.files) == ({}, {"calibration.txt": tmp_path / "words.txt"})
+    assert (second.options.calibration, second.options.samples) == ("calibration.txt", 32)
+    assert [*read_target(calibrated(tmp_path, "")).passes[1].files.values()] == [paths.TEXTS / "calibration.txt"]
+
+
+def test_a_missing_calibration_file_is_an_error_of_the_target(tmp_path):
+    with pytest.raises(
+        TargetError, match=r"(?s)mine.toml: \[\[pass\]\] 2 \(quantize_static\): calibration = 'wards.txt' is no file"
+    ):
+        read_target(calibrated(tmp_path, "wards.txt"))
+
+
+def test_a_target_like_one_of_another_folder_is_calibrated_with_the_same_file(tmp_path):
+    calibrated(tmp_path / "first", "words.txt")
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "other.toml").write_text('like = "mine"')
+    other = read_targets([tmp_path / "first", tmp_path / "second"])["other"]
+    assert [*other.passes[1].files.values()] == [tmp_path / "first" / "words.txt"]

@@ -8,6 +8,7 @@ from graphs import FLOAT, bind, load_pass, model, node, run, value, weight, writ
 
 from onnxmake.errors import CheckpointError, UnsupportedError
 from onnxmake.model import reader
+from onnxmake.model.casting import TYPES
 
 
 def add_graph(*shape: int) -> ir.Model:
@@ -37,7 +38,7 @@ def test_cast_rounds_each_weight_once_from_the_checkpoint(tmp_path, dtype):
     (bound,) = ir.load(file).graph.initializers.values()
     expected = values.astype({"fp16": np.float16, "bf16": ml_dtypes.bfloat16}[dtype])
     np.testing.assert_array_equal(bound.const_value.numpy().view(np.uint16), expected.view(np.uint16))
-    assert {v.dtype for v in (*built.graph.inputs, *built.graph.outputs)} == {cast.TYPES[dtype]}
+    assert {v.dtype for v in (*built.graph.inputs, *built.graph.outputs)} == {TYPES[dtype]}
 
 
 def test_a_value_too_large_for_float16_is_refused(tmp_path):

@@ -14,21 +14,20 @@ from onnxmake.build.device import tables
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 
-DECLARED = {"ENVIRONMENT", "READS", "FILES", "MEMORY_MB", "GPUS", "TIMEOUT_S"}
+DECLARED = {"ENVIRONMENT", "READS", "MEMORY_MB", "GPUS", "TIMEOUT_S"}
 LIGHT = {"dataclasses", "typing"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Declaration:
-    """A pass file: its environment, the files it reads, the dataclass of its options, those of them that name a file of the
-    target's, and what it needs of the machine."""
+    """A pass file: its environment, the files it reads, the dataclass of its options, and what
+    it needs of the machine."""
 
     name: str
     path: Path
     doc: str
     environment: str
     reads: tuple[str, ...]
-    files: tuple[str, ...]
     options: type
     memory_mb: int
     gpus: int
@@ -82,7 +81,6 @@ def read_declaration(name: str) -> Declaration:
         ast.get_docstring(tree) or "",
         namespace["ENVIRONMENT"],
         tuple(namespace.get("READS", ("*",))),
-        tuple(namespace.get("FILES", ())),
         namespace["Options"],
         namespace.get("MEMORY_MB", 512),
         namespace.get("GPUS", 0),

@@ -18,8 +18,8 @@ PREFIX = "checkpoint/"
 
 
 def inputs_of(step: Step, checkpoint: Mapping[str, str], made: Mapping[str, list]) -> dict[str, str]:
-    """File -> sha256 of what the pass says it reads, of the checkpoint's files and of those that the step before made; and
-    option -> sha256 of the file that it names.
+    """File -> sha256 of what the pass says it reads, of the checkpoint's files and of those that the step before made, and of
+    those that its options name.
 
     Raises CheckpointError where one that it needs is missing.
     """
@@ -30,7 +30,7 @@ def inputs_of(step: Step, checkpoint: Mapping[str, str], made: Mapping[str, list
             seen |= {PREFIX + name: checkpoint[name] for name in names}
         else:
             seen |= {name: made[name][0] for name in _needed(step, pattern, pattern, made)}
-    return seen | {name: digest_file(path) for name, path in step.use.files.items()}
+    return seen | {name: digest_file(file) for name, file in step.use.files.items()}
 
 
 def check_inputs(step: Step) -> None:

@@ -9,7 +9,7 @@ from onnxmake.build import paths
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 
-PATHS = (("source", "path"), ("check", "text"))  # what is said relative to the file
+FILES = ("path", "text", "calibration")  # keys that name a file, relative to the target's
 ONE = "A target is like one other in all that it does not write itself, one level deep."
 
 
@@ -60,8 +60,15 @@ def _liked(file: Path, name: Any, files: Mapping[str, Path], reader: Callable) -
             ONE,
             f'Write like = "{table["like"]}".',
         )
-    for key, path in PATHS if files[name].parent != file.parent else ():
-        part = table.get(key)
-        if isinstance(part, dict) and isinstance(part.get(path), str):
-            table = table | {key: part | {path: str(files[name].parent / part[path])}}
-    return table
+    if files[name].parent == file.parent:
+        return table
+    return {key: _moved(value, files[name].parent) for key, value in table.items()}
+
+
+def _moved(value: Any, folder: Path) -> Any:
+    """[source] or [[pass]] with the files that it names, which are relative to `folder`, as seen from anywhere."""
+    if isinstance(value, list):
+        return [_moved(entry, folder) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    return value | {key: str(folder / value[key]) for key in FILES if isinstance(value.get(key), str) and value[key]}

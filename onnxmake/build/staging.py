@@ -18,7 +18,7 @@ from onnxmake.errors import StepFailed
 
 
 def _originals(step: Step, inputs: Mapping[str, str]) -> dict[str, Path]:
-    """Staged name -> where the checkpoint's file is."""
+    """Staged name -> where the file is, of the checkpoint or named by an option."""
     derived = step.checkpoint.manifest.parent
     folder = Path(step.checkpoint.record["folder"])
     names = {name: name.removeprefix(key.PREFIX) for name in inputs if name.startswith(key.PREFIX)}

@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,7 +67,9 @@ class Use:
     options: Any
     may_skip: bool = False
     memory_mb: int = 0  # what its process may use: as declared, or as the target says
-    files: Mapping[str, Path] = field(default_factory=dict)  # option -> the file that it names
+    files: Mapping[str, Path] = field(
+        default_factory=dict
+    )  # that its options name: as the step sees each -> where it is
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,22 @@ class Target:
     check: Check = Check()
 
 
-def _file(name: str, value: str, beside: Path, where: str) -> Path:
-    """The file that an option names, relative to the target file; of one that is empty, the text that comes with the program."""
-    path = (beside / value).resolve() if value else paths.TEXTS / f"{name}.txt"
-    if not path.is_file():
-        raise TargetError(
-            f"{where}: {name} = {value!r} is no file.",
-            f"Files are looked for beside the target: {paths.shown(path)}.",
-            "Correct the name.",
-        )
-    return path
+def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Path]]:
+    """Options with the files that they name as a step sees them, and where those are: relative to the target file or, for an
+    empty name, the text that comes with the program."""
+    files = {}
+    for name in (f.name for f in fields(options) if f.name in like.FILES):
+        value = getattr(options, name)
+        path = (beside / value).resolve() if value else paths.TEXTS / f"{name}.txt"
+        if not path.is_file():
+            raise TargetError(
+                f"{where}: {name} = {value!r} is no file.",
+                f"Files are looked for beside the target: {paths.shown(path)}.",
+                "Correct the name.",
+            )
+        files[name + path.suffix] = path
+        options = replace(options, **{name: name + path.suffix})
+    return options, files
 
 
 def _use(table: dict, number: int, device: str, beside: Path, where: str) -> Use:
@@ -115,14 +123,8 @@ def _use(table: dict, number: int, device: str, beside: Path, where: str) -> Use
     if "device" in known:
         options.setdefault("device", device)
     place = f"{where}: [[pass]] {number} ({found.name})"
-    read = parse(found.options, options, place)
-    return Use(
-        found,
-        read,
-        table.get("may_skip", False),
-        table.get("memory_mb", found.memory_mb),
-        {name: _file(name, getattr(read, name), beside, place) for name in found.files},
-    )
+    parsed, files = _staged(parse(found.options, options, place), beside, place)
+    return Use(found, parsed, table.get("may_skip", False), table.get("memory_mb", found.memory_mb), files)
 
 
 def _check(table: dict, file: Path, files: Mapping[str, Path] | None, where: str) -> Check:

@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from onnxmake.errors import PassError
 from onnxmake.model import canonical
-from onnxmake.model.calibration import Grams, layerwise
 from onnxmake.model.graph import attribute, nodes
+from onnxmake.model.layerwise import Grams, layerwise
 from onnxmake.model.prequantized import read_logical
 from onnxmake.model.reader import Reader
 from onnxmake.model.segments import Segment, Values, key_of

@@ -1,83 +1,100 @@
-"""What a model is calibrated with, and how each of its layers is quantised by the inputs that it then gets."""
+"""Inputs that a model is calibrated with: windows of a text through the checkpoint's tokenizer, or arrays of a file.
+
+A pass that calibrates has the options `calibration: str = ""`, which names a file beside the target, `samples: int` and
+`tokens: int`. Its key holds the file's content, its process sees src/calibration.txt or .npz and that name as the option.
+"""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxmake.errors import PassError
-from onnxmake.model.feeds import states
-from onnxmake.model.progress import progress
-from onnxmake.model.reader import Reader
-from onnxmake.model.segments import Segment, Values, advance, segments
+from onnxmake.errors import TargetError, UnsupportedError
 from onnxmake.model.texts import tokenizer_of
 
-TOKENS = 2048  # at once
-Grams = dict[str, np.ndarray]  # activation -> X^T X [K, K]
-Visit = Callable[[Segment, Values, Grams], None]
+Feed = dict[str, np.ndarray]  # of one sample: name of an input -> its value, the batch being 1
+
+
+def calibration(inputs: Sequence[ir.Value], src: Path, file: str, samples: int, tokens: int) -> Iterator[Feed]:
+    """`samples` samples for a graph with these inputs, of `file` in the step's folder `src`.
+
+    Raises TargetError where the file holds fewer or others, UnsupportedError where a text says nothing to the model.
+    """
+    if file.endswith(".npz"):
+        yield from _arrays(inputs, src / file, samples)
+        return
+    if not any(value.name == "input_ids" for value in inputs):
+        raise UnsupportedError(
+            f"The model reads {inputs[0].name}, and no text can stand for that.",
+            "It is of pictures or sound, for which there is no default.",
+            'Write calibration = "FILE.npz", with an array [samples, ...] for each input under its name.',
+        )
+    for ids in windows(src / "checkpoint", src / file, samples, tokens):
+        yield text_feed(inputs, ids)
 
 
 def windows(checkpoint: Path, text: Path, samples: int, tokens: int) -> np.ndarray:
-    """int64 [samples, tokens]: windows spread evenly over the text. Raises PassError where it is too short.
+    """int64 [samples, tokens]: pieces spread evenly over the text, each with what the tokenizer puts around a text.
 
-    A checkpoint without tokenizer, as twins are, reads bytes: what is packed for users has one.
+    Raises TargetError where the text is too short or the model reads less at once, CheckpointError without a tokenizer.
     """
-    content = text.read_text("utf-8")
-    if (checkpoint / "tokenizer.json").exists():
-        ids = np.array(tokenizer_of(checkpoint).encode(content, add_special_tokens=False).ids, np.int64)
-    else:
-        vocabulary = json.loads((checkpoint / "config.json").read_text("utf-8"))["vocab_size"]
-        ids = np.frombuffer(content.encode(), np.uint8).astype(np.int64) % vocabulary
-    if len(ids) < samples * tokens:
-        raise PassError(
-            f"The calibration text has {len(ids):,} tokens; {samples} samples of {tokens} take {samples * tokens:,}.",
-            "The file is too short for what the target asks.",
-            f"Name a longer file, or write samples = {len(ids) // tokens} or less.",
+    config = json.loads((checkpoint / "config.json").read_text("utf-8"))
+    longest = (config.get("text_config") or config).get("max_position_embeddings", tokens)
+    if tokens > longest:
+        raise TargetError(
+            f"tokens = {tokens}, and the model reads {longest} at most.",
+            "config.json says so in max_position_embeddings.",
+            f"Write tokens = {longest} or less.",
         )
-    starts = np.linspace(0, len(ids) - tokens, samples).astype(np.int64)
-    return ids[starts[:, None] + np.arange(tokens)]
+    tokenizer = tokenizer_of(checkpoint)
+    tokenizer.enable_truncation(tokens)
+    first = tokenizer.encode(text.read_text("utf-8"))
+    pieces = [piece.ids for piece in (first, *first.overflowing) if len(piece.ids) == tokens]
+    if len(pieces) < samples:
+        raise _too_short(f"{len(pieces)} samples of {tokens} tokens", samples)
+    return np.array([pieces[len(pieces) * i // samples] for i in range(samples)], np.int64)
 
 
-def feeds(graph: ir.Graph, rows: np.ndarray) -> list[Values]:
-    """The graph's inputs for rows of tokens, a few at a time; nothing is past."""
-    step = max(1, TOKENS // rows.shape[1])
-    return [_feed(graph, rows[start : start + step]) for start in range(0, len(rows), step)]
+def text_feed(inputs: Sequence[ir.Value], ids: np.ndarray) -> Feed:
+    """One text, for an encoder or for a decoder that has seen nothing before it."""
+    count = len(ids)
+    known = {"input_ids": [ids], "attention_mask": np.ones((1, count)), "position_ids": [range(count)]}
+    sizes = {"batch": 1, "sequence": count, "total": count, "past": 0}
+
+    def zeros(value: ir.Value) -> np.ndarray:
+        return np.zeros([d if isinstance(d, int) else sizes[str(d.value)] for d in value.shape])
+
+    return {str(v.name): np.asarray(known.get(v.name, zeros(v)), v.dtype.numpy()) for v in inputs}
 
 
-def _feed(graph: ir.Graph, rows: np.ndarray) -> Values:
-    return states(graph, len(rows)) | {
-        "input_ids": rows,
-        "attention_mask": np.ones_like(rows),
-        "position_ids": np.broadcast_to(np.arange(rows.shape[1]), rows.shape).copy(),
-        "token_type_ids": np.zeros_like(rows),
-    }
+def _arrays(inputs: Sequence[ir.Value], file: Path, samples: int) -> Iterator[Feed]:
+    """Row after row of the file's arrays."""
+    with np.load(file) as arrays:
+        rows = {str(v.name): _rows(v, file, arrays) for v in inputs}
+    if (held := min(map(len, rows.values()))) < samples:
+        raise _too_short(f"{held} samples", samples)
+    for row in range(samples):
+        yield {name: array[row : row + 1] for name, array in rows.items()}
 
 
-def _grams(segment: Segment, live: Sequence[Values], weights: Values) -> Grams:
-    names, out = sorted({*segment.products.values()}), Grams()
-    for values in live:
-        for name, x in segment.run(values, weights, names).items():
-            rows = x.reshape(-1, x.shape[-1])
-            out[name] = out.get(name, np.float32(0)) + rows.T @ rows
-    return out
+def _rows(value: ir.Value, file: Path, arrays: np.lib.npyio.NpzFile) -> np.ndarray:
+    """The array for one input, whose first axis counts samples. Raises TargetError where it is missing or misshapen."""
+    found, (_, *wanted) = arrays.get(str(value.name)), value.shape
+    here = () if found is None else found.shape
+    if len(here) != 1 + len(wanted) or any(isinstance(w, int) and w != size for w, size in zip(wanted, here[1:])):
+        raise TargetError(
+            f"{file.name} holds {'no ' if found is None else ''}{value.name}{list(here) or ''}.",
+            "It was made for another model.",
+            f"Save {value.name} as [samples, {', '.join(map(str, wanted))}], with numpy.savez.",
+        )
+    return found.astype(value.dtype.numpy(), copy=False)
 
 
-def layerwise(model: ir.Model, reader: Reader, rows: np.ndarray, visit: Visit) -> None:
-    """Layer by layer, let `visit` exchange weights, in place; what follows sees the activations that the new ones give.
-
-    The model is changed. Memory: one layer's weights, and every sample's hidden states.
-    """
-    live = feeds(model.graph, rows)
-    parts, done = segments(model, [model.graph.outputs[0].name]), 0
-    total = sum(segment.size for segment in parts)
-    while parts:
-        segment = parts.pop(0)
-        weights = segment.weights(reader)
-        if segment.products:
-            visit(segment, weights, _grams(segment, live, weights))
-        if parts:
-            advance(segment, live, weights, parts)
-        done += segment.size
-        progress(done, total)
+def _too_short(held: str, wanted: int) -> TargetError:
+    return TargetError(
+        f"The calibration data holds {held}; {wanted} are asked for.",
+        "The file is shorter than samples and tokens say.",
+        'Write calibration = "FILE" with more of it, or lower samples or tokens.',
+    )

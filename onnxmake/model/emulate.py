@@ -1,4 +1,4 @@
-"""Block quantisation in numpy: the checkpoint whose weights are what a quantised model computes with."""
+"""Quantisation in numpy: the checkpoint whose weights are what a quantised model computes with."""
 
 import shutil
 from collections.abc import Mapping
@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from onnxmake.model.graph import attribute, nodes
+from onnxmake.model import channels
+from onnxmake.model.graph import attribute, emit, integers, nodes, produced_by, prune, replace
 from onnxmake.model.prequantized import Quantized, read_logical
 from onnxmake.model.reader import CODES, DTYPES, Reader
 from onnxmake.model.safetensors import Tensor, header_of, read_header
@@ -77,7 +78,7 @@ def _width(tensors: Mapping[str, np.ndarray], node: ir.Node) -> int:
 
 
 def rounded_checkpoint(model: ir.Model, checkpoint: Path, out: Path, stored: Path | None = None) -> Path:
-    """A float32 copy of the checkpoint, each tensor that a QuantizedWeight of `model` names being rounded, or what the file
+    """A float32 copy of the checkpoint, each tensor that a quantised reference of `model` names being rounded, or what the file
     `stored` says that a step has rounded it to. Returns `out`."""
     tensors = _values(read_logical(checkpoint))
     if stored is not None and stored.exists():
@@ -94,6 +95,14 @@ def rounded_checkpoint(model: ir.Model, checkpoint: Path, out: Path, stored: Pat
             flat = rounded(np.ascontiguousarray(weight).reshape(-1, weight.shape[-1]), *settings).reshape(weight.shape)
             tensors[part] = np.ascontiguousarray(np.swapaxes(flat, -1, -2) if turned else flat)
             done.add(part)
+    for node in nodes(model.graph, "ChannelQuantizedWeight"):
+        for part in set(attribute(node, "parts")) - done:
+            turned = "transposed" in node.attributes
+            weight = np.ascontiguousarray(tensors[part].T if turned else tensors[part])
+            codes, scales = channels.rounded(weight.reshape(len(weight), -1), attribute(node, "bits"))
+            flat = (codes * scales[:, None]).reshape(weight.shape)
+            tensors[part] = np.ascontiguousarray(flat.T if turned else flat)
+            done.add(part)
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "model.safetensors", "wb") as file:
         file.write(header_of({name: ("F32", array.shape) for name, array in tensors.items()}))
@@ -101,3 +110,25 @@ def rounded_checkpoint(model: ir.Model, checkpoint: Path, out: Path, stored: Pat
             file.write(array.tobytes())
     shutil.copyfile(checkpoint / "config.json", out / "config.json")
     return out
+
+
+def with_float_activations(graph: ir.Graph) -> None:
+    """Let nothing but weights be rounded, in place: products of integers become those of what the integers stand for."""
+    for node in nodes(graph, "MatMulIntegerToFloat"):
+        whole, codes, scale, scales, _, *bias = node.inputs
+        x, *by = whole.producer().inputs[: 1 if whole.producer().op_type == "DynamicQuantizeLinear" else 2]
+        if by:
+            x = emit(node, "Mul", [emit(node, "Div", [x, *by], x.shape), scale], x.shape)
+        weight = emit(node, "DequantizeLinear", [codes, scales], codes.shape, dtype=x.dtype, axis=1)
+        out = emit(node, "MatMul", [x, weight], node.outputs[0].shape)
+        replace(node, [emit(node, "Add", [out, bias[1]], out.shape) if bias else out])
+    for node in nodes(graph, "DequantizeLinear"):
+        if (before := produced_by(node.inputs[0], "QuantizeLinear")) is not None:
+            replace(node, [before.inputs[0]])
+        else:  # spelt out: the runtime makes a product with integer activations of what it finds behind this op
+            codes, scales = node.inputs
+            floats = emit(node, "Cast", [codes], codes.shape, dtype=scales.dtype, to=int(scales.dtype))
+            column = [size if i == attribute(node, "axis") else 1 for i, size in enumerate(codes.shape)]
+            scales = emit(node, "Reshape", [scales, integers(graph, column)], column)
+            replace(node, [emit(node, "Mul", [floats, scales], codes.shape)])
+    prune(graph)

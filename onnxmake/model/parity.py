@@ -18,7 +18,7 @@ from onnxmake.errors import UnsupportedError
 from onnxmake.model import canonical
 from onnxmake.model.blocks import quantize
 from onnxmake.model.direct import bind, build
-from onnxmake.model.emulate import rounded_checkpoint
+from onnxmake.model.emulate import rounded_checkpoint, with_float_activations
 from onnxmake.model.graph import nodes
 from onnxmake.model.greedy import generates
 from onnxmake.model.isolated import isolated
@@ -76,6 +76,7 @@ def _passed(graph: str) -> ir.Model:
     model = ir.load(graph)
     for node in nodes(model.graph, "MatMulNBits", "QMoE"):
         node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 1)
+    with_float_activations(model.graph)
     return model
 
 
@@ -88,7 +89,7 @@ def check(folder: str, graph: str, device: str) -> dict[str, float]:
     place, model, stored = Path(folder), _passed(graph), Path(graph).parent / FILE
     arrays = _arrays(place / "expected.npz")
     right = wanted(arrays)
-    if nodes(model.graph, "QuantizedWeight"):
+    if nodes(model.graph, "QuantizedWeight", "ChannelQuantizedWeight"):
         rounded = rounded_checkpoint(model, place, place / "rounded", stored)
         right = computed(build(place / "graph.onnx", rounded, place / "reference", "portable"), arrays)
     half = model.graph.outputs[0].dtype

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmake.errors import PassError
-from onnxmake.model.calibration import Grams, layerwise
 from onnxmake.model.fitting import nearest
+from onnxmake.model.layerwise import Grams, layerwise
 from onnxmake.model.prequantized import read_logical
 from onnxmake.model.reader import Reader
 from onnxmake.model.segments import Segment, Values, key_of

@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from onnxmake.model import canonical, reference
 from onnxmake.model.capture import capture
 from onnxmake.model.isolated import isolated
+from onnxmake.model.letters import write_tokenizer
 from onnxmake.model.safetensors import read_checkpoint
 from onnxmake.model.serve import serve
 from onnxmake.model.twin import twin
@@ -119,6 +120,8 @@ def make(config: Mapping[str, Any], folder: Path, part: str = "model", dtypes: S
         arrays: Any = reference.expected(folder, part, dtype)
         np.savez(folder / f"{name}.npz", **arrays)
     architecture = json.loads((folder / "config.json").read_text("utf-8"))
+    if vocabulary := architecture.get("vocab_size"):
+        write_tokenizer(folder, vocabulary)
     shapes = {name: list(tensor.shape) for name, tensor in read_checkpoint(folder).items()}
     canonical.save(capture(architecture, shapes, part), folder / "graph.onnx")
 

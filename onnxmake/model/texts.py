@@ -17,7 +17,7 @@ def tokenizer_of(checkpoint: Path) -> Tokenizer:
     file = checkpoint / "tokenizer.json"
     if not file.exists():
         raise CheckpointError(
-            "tokenizer.json is missing: no text can be evaluated.",
+            "tokenizer.json is missing: no text can be read.",
             "The checkpoint has a tokenizer of another form.",
             "Convert it: Transformers loads and saves it as tokenizer.json.",
         )

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmake.errors import CheckpointError, UnsupportedError
+from onnxmake.model.channels import rounded
 from onnxmake.model.graph import DOMAIN, attribute
 from onnxmake.model.parts import read
 from onnxmake.model.prequantized import Quantized
@@ -79,8 +80,34 @@ def _stored(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]:
             yield output, rows.astype(value.dtype.numpy(), copy=True)
 
 
-ENCODERS = {"Weight": _cast, "QuantizedWeight": _quantize}
-SUFFIXES = {"Weight": ("",), "QuantizedWeight": (".packed", ".scales", ".zeros")}
+def _channels(node: ir.Node, reader: Reader) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and [channels, values]: blocks of rows, cut where a channel ends."""
+    each = 1 if "turned" in node.attributes else math.prod(node.outputs[0].shape[1:-1])  # rows
+    left = None
+    for name, rows in read(node, reader):
+        rows = rows if left is None else np.concatenate([left, rows])
+        count = len(rows) // each
+        left = rows[count * each :].copy() if len(rows) % each else None
+        if count:
+            yield name, rows[: count * each].reshape(count, -1)
+
+
+def _quantize_channels(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]:
+    """(output, bytes to append) of a ChannelQuantizedWeight: codes, of a turned one as columns, and scales."""
+    for name, rows in _channels(node, reader):
+        codes, scales = rounded(rows.astype(np.float32, copy=False), attribute(node, "bits"))
+        if not np.isfinite(scales).all():
+            raise _not_finite(name)
+        yield 0, codes.T if "turned" in node.attributes else codes
+        yield 1, scales
+
+
+ENCODERS = {"Weight": _cast, "QuantizedWeight": _quantize, "ChannelQuantizedWeight": _quantize_channels}
+SUFFIXES = {
+    "Weight": ("",),
+    "QuantizedWeight": (".packed", ".scales", ".zeros"),
+    "ChannelQuantizedWeight": (".codes", ".channels"),
+}
 
 
 def _label(node: ir.Node) -> str:
@@ -144,14 +171,19 @@ def bind(
             here = [next(pages) for _ in node.outputs]
             position = [start for start, _ in here]
             for output, block in ENCODERS[node.op_type](node, reader):
-                data = np.ascontiguousarray(block).view(np.uint8).reshape(-1).data
+                columns = output == 0 and "turned" in node.attributes
+                block = np.ascontiguousarray(block)
+                data = block.view(np.uint8).reshape(-1).data
                 if written is not None:
                     written.result()
                 if node.op_type == "Weight":  # may be the reader's own buffer
                     _write(file.fileno(), data, position[output])
+                elif columns:
+                    width = node.outputs[0].shape[1]
+                    written = behind.submit(_write_columns, file.fileno(), block, position[output], width)
                 else:
                     written = behind.submit(_write, file.fileno(), data, position[output])
-                position[output] += len(data)
+                position[output] += block.shape[1] if columns else len(data)
             done += sum(tensors[p].size for p in attribute(node, "parts"))
             progress(done, total)
             for value, suffix, (start, size) in zip(node.outputs, SUFFIXES[node.op_type], here):
@@ -171,6 +203,12 @@ def _write(file: int, data: memoryview, offset: int) -> None:
     while data:
         count = os.pwrite(file, data, offset)
         data, offset = data[count:], offset + count
+
+
+def _write_columns(file: int, block: np.ndarray, offset: int, width: int) -> None:
+    """Some columns, of a byte each, of a matrix that is `width` wide."""
+    for row, values in enumerate(block):
+        _write(file, values.data, offset + row * width)
 
 
 def _initialize(graph: ir.Graph, old: ir.Value, tensor: ir.TensorProtocol) -> None:
