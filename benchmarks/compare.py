@@ -80,7 +80,7 @@ def floor(checkpoint: Path, scratch: Path) -> float:
     program = """
 import os, sys, time
 import numpy as np
-from onnxmake.model.kernels import quantize_rows
+from onnxmake.model.quantisers.rtn import quantize_rows
 rows, packed, scales = np.zeros((4096, 1024), np.uint16), np.empty((4096, 32, 16), np.uint8), np.empty((4096, 32), np.float32)
 zeros = np.empty((4096, 16), np.uint8)
 quantize_rows(rows, 4, 32, True, packed, scales, zeros)

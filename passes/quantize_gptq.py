@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +17,7 @@ from onnxmake.model.blocks import quantize
 from onnxmake.model.calibrated import quantize_layers
 from onnxmake.model.calibration import windows
 from onnxmake.model.gptq import gptq, order_of
+from onnxmake.model.options import BlockOptions
 
 ENVIRONMENT = "cpu"
 READS = (
@@ -31,14 +31,9 @@ MEMORY_MB = 4000
 
 
 @dataclass(frozen=True)
-class Options:
-    bits: Literal[2, 4, 8] = 4
-    block_size: Literal[16, 32, 64, 128, 256] = 32  # values that share a scale
-    symmetric: bool = True  # False: a zero point per block; a little better, a little larger
-    lm_head: Literal["same", "int4", "int8", "keep"] = "same"  # "keep": not quantised
-    embeddings: Literal["same", "int4", "int8", "keep"] = "same"  # "same": as a tied head, or else as bits
-    experts: Literal["same", "int4", "int8", "keep"] = "same"  # of mixtures; always symmetric
-    accuracy_level: Literal[0, 1, 2, 3, 4] = 4  # of the product: 4 = int8 activations, 1 = float32
+class Options(BlockOptions):
+    """As for every block quantiser, and what is calibrated with."""
+
     calibration: str = ""  # a text beside the target; "": the one that comes along
     samples: int = 128
     tokens: int = 256  # of each sample
@@ -48,9 +43,7 @@ class Options:
 
 def run(src: Path, out: Path, o: Options) -> None:
     model, plain = (ir.load(src / "model.onnx") for _ in range(2))
-    choice = {"same": o.bits, "int4": 4, "int8": 8, "keep": 0}
-    bits = {"linear": o.bits, "lm_head": choice[o.lm_head], "experts": choice[o.experts]}
-    quantize(model.graph, bits, o.block_size, o.symmetric, o.accuracy_level)
+    quantize(model.graph, o, "rtn")
     rows = windows(src / "checkpoint", src / o.calibration, o.samples, o.tokens)
 
     def rounding(gram: np.ndarray) -> Callable:

@@ -50,7 +50,9 @@ def delivered(built, output):
     for shared in ("envs", "numba", "store"):
         (paths.CACHE / shared).symlink_to(cache / shared)
     shutil.copytree(built.output / "dist", paths.DIST, ignore=shutil.ignore_patterns(locks.WORKING))
-    shutil.copytree(built.output / "build", paths.BUILD, ignore=shutil.ignore_patterns(locks.WORKING, "quality"))
+    shutil.copytree(
+        built.output / "build", paths.BUILD, ignore=shutil.ignore_patterns(locks.WORKING, "quality", "bench")
+    )
     return output
 
 

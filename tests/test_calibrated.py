@@ -88,9 +88,8 @@ def test_channels_with_large_activations_get_finer_steps():
 @pytest.mark.parametrize("name", ["quantize_gptq", "quantize_awq"])
 def test_a_text_that_is_too_short_is_refused(optimized, tmp_path, name):
     used = load_pass(name)
-    with pytest.raises(PassError, match=r"has [\d,]+ tokens; 9999 samples of 256 take 2,559,744.*") as caught:
+    with pytest.raises(TargetError, match=r"holds \d+ samples of 256 tokens; 9999 are asked for"):
         used.run(optimized, tmp_path, used.Options(calibration="calibration.txt", samples=9999))
-    assert "samples = " in caught.value.action
 
 
 @pytest.mark.parametrize("name", ["quantize_gptq", "quantize_awq"])

@@ -194,6 +194,17 @@ def test_quantised_products_and_look_ups_equal_those_of_the_cpu(tmp_path, bits, 
         assert sum("embed" in n for n in built.graph.initializers) == 3 - symmetric  # stored once
 
 
+@pytest.mark.parametrize("device", ["cuda", "directml"])
+@pytest.mark.parametrize(
+    "keep", [{"embeddings": "keep"}, {"lm_head": "keep", "keep": ("inner",), "embeddings": "int2"}]
+)
+def test_weights_of_2_bits_are_refused_where_no_kernel_is_known_to_read_them(device, keep):
+    built, rtn = head(), load_pass("quantize_rtn")
+    assert rtn.rewrite(built, rtn.Options(bits=2, **keep))
+    with pytest.raises(UnsupportedError, match="weights of 2 bits"):
+        lower(built.graph, device)
+
+
 @pytest.mark.parametrize("ask", [{"window": 8}, {"window": 256}, {"softcap": 50.0}])
 def test_directml_s_kernel_gets_no_attention_that_it_would_simplify(twin, ask):
     built, optimize = ir.load(twin("qwen2-tied")[1]), load_pass("optimize")

@@ -578,4 +578,4 @@ def test_a_stream_of_states_too_large_for_float16_stays_float32_from_layer_to_la
     canonical.save(cast, tmp_path / "cast.onnx")
     half = {key: value.astype(np.float16) for key, value in given.items()}
     near = ran(build(tmp_path / "cast.onnx", src / "checkpoint", tmp_path / "near", "cpu"), half)
-    assert error({key: value.astype(np.float32) for key, value in near.items()}, exact) < HALF
+    assert error({key: value.astype(np.float32) for key, value in near.items()}, exact) < 2e-2

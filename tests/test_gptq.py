@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from onnxmake.model.emulate import rounded
-from onnxmake.model.fitting import nearest
 from onnxmake.model.gptq import gptq, inverse_factor, order_of
+from onnxmake.model.quantisers.fitting import nearest
+from onnxmake.model.quantisers.packing import packed, unpack
 from onnxmake.model.safetensors import read_header
-from onnxmake.model.stored import FILE, Stored, dequantized, packed, unpacked
+from onnxmake.model.stored import FILE, Stored, dequantized
 
 WEIGHTS = arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 70)), elements=st.floats(-8, 8, width=16))
 BITS, BLOCKS = st.sampled_from([2, 4, 8]), st.sampled_from([16, 32])
@@ -36,7 +37,7 @@ def test_codes_come_out_of_bytes_as_they_went_in(codes, bits):
     codes = codes & np.uint8(2**bits - 1)
     data = packed(codes, bits)
     assert data.shape == (len(codes), -(-codes.shape[1] * bits // 8))
-    np.testing.assert_array_equal(unpacked(data, bits, codes.shape[1]), codes)
+    np.testing.assert_array_equal(unpack(data, bits, codes.shape[1]), codes)
 
 
 @settings(max_examples=60, deadline=None)
@@ -118,5 +119,5 @@ def test_what_is_stored_is_read_as_it_was_put(tmp_path_factory, weight, bits, bl
             data[tensor.offset : tensor.offset + tensor.size], np.uint8 if tensor.dtype == "U8" else np.float32
         )
         if name in ("w.packed", "w.zeros"):
-            raw = unpacked(raw.reshape(len(weight), -1), bits, wanted.shape[1])
+            raw = unpack(raw.reshape(len(weight), -1), bits, wanted.shape[1])
         np.testing.assert_array_equal(raw.reshape(wanted.shape), wanted)

@@ -6,23 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
+from onnxruntime.capi._pybind_state import quantize_matmul_2bits, quantize_matmul_4bits, quantize_matmul_8bits
 
 from onnxmake.model.kernels import quantize_rows
 
-ORACLES = {4: quantize_matmul_4bits, 8: quantize_matmul_8bits}
+ORACLES = {2: quantize_matmul_2bits, 4: quantize_matmul_4bits, 8: quantize_matmul_8bits}
 
 
 def ours(rows: np.ndarray, bits: int, block: int, symmetric: bool):
-    count, width = rows.shape
-    blocks = -(-width // block)
-    packed, scales, zeros = (
-        np.empty((count, blocks, block * bits // 8), np.uint8),
-        np.empty((count, blocks), np.float32),
-        np.zeros((count, -(-blocks * bits // 8)), np.uint8),
-    )
-    bad = quantize_rows(rows, bits, block, symmetric, packed, scales, zeros)
-    return packed, scales, zeros, bad
+    """Of bits of float32 or bfloat16."""
+    return quantize_rows(rows.view("bfloat16" if rows.itemsize == 2 else "float32"), "rtn", bits, block, symmetric)
 
 
 def oracle(rows: np.ndarray, bits: int, block: int, symmetric: bool):
@@ -51,7 +44,7 @@ def check(values: np.ndarray, bfloat: bool, bits: int, block: int, symmetric: bo
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("block", [16, 32, 64, 128, 256])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 def test_bytes_equal_onnxruntimes_with_zeros_ties_tiny_and_one_sided_rows(bits, block, symmetric):
     values = np.random.default_rng(0).standard_normal((24, 320)).astype(np.float32)
     values[0] = 0
@@ -65,15 +58,26 @@ def test_bytes_equal_onnxruntimes_with_zeros_ties_tiny_and_one_sided_rows(bits, 
 @settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
-    bits=st.sampled_from([4, 8]),
+    bits=st.sampled_from([2, 4, 8]),
     block=st.sampled_from([16, 32, 64]),
     symmetric=st.booleans(),
     bfloat=st.booleans(),
 )
 def test_bytes_equal_onnxruntimes_for_any_values(data, bits, block, symmetric, bfloat):
-    shape = (data.draw(st.integers(1, 4)), 2 * data.draw(st.integers(1, 70)))
+    shape = (
+        data.draw(st.integers(1, 4)),
+        4 * data.draw(st.integers(1, 35)),
+    )  # whole bytes: the rest of one is not its own
     values = data.draw(arrays(np.float32, shape, elements=st.floats(-1e4, 1e4, width=32, allow_subnormal=False)))
     check(values, bfloat, bits, block, symmetric)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_halves_and_what_is_just_below_are_rounded_as_onnxruntime_rounds_them(bits):
+    values = abs(np.random.default_rng(0).standard_normal((2000, 64)).astype(np.float32))
+    values[:, 0] = values.max(1)
+    values[:, 1] = values[:, 0] / (2 ** (bits + 1) - 2)  # half a code
+    check(values, True, bits, 64, False)
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])

@@ -7,8 +7,10 @@ from graphs import bind, load_pass, model, node, operations, run, value, weight,
 
 from onnxmake.errors import PassError, UnsupportedError
 from onnxmake.model import step
+from onnxmake.model.emulate import values_of
 
 RTN = load_pass("quantize_rtn")
+QUANTISERS = {name: load_pass(f"quantize_{name}") for name in ("rtn", "kquant", "hqq")}
 rng = np.random.default_rng(0)
 
 
@@ -35,36 +37,48 @@ def checkpoint(folder, width: int = 64) -> "object":
     return write_safetensors(folder / "m.safetensors", tensors), tensors
 
 
-def dequantized(w: np.ndarray, bits: int, block: int, symmetric: bool) -> np.ndarray:
-    """The values that round-to-nearest blocks stand for."""
-    from test_kernels import ours
-
-    packed, scales, zeros, _ = ours(np.ascontiguousarray(w).view(np.uint32), bits, block, symmetric)
-    split = (
-        (lambda a: np.stack([a & 15, a >> 4], -1).reshape(len(a), -1))
-        if bits == 4
-        else (lambda a: a.reshape(len(a), -1))
-    )
-    codes = split(packed.reshape(len(w), -1)).reshape(len(w), -1, block).astype(np.float32)
-    zero = np.float32(2 ** (bits - 1)) if symmetric else split(zeros)[:, : scales.shape[1], None].astype(np.float32)
-    return ((codes - zero) * scales[..., None]).reshape(len(w), -1)[:, : w.shape[1]]
-
-
+@pytest.mark.parametrize("method", QUANTISERS)
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_quantised_model_computes_with_the_dequantised_weights(tmp_path, tied, bits, symmetric):
+def test_a_quantised_model_computes_with_the_dequantised_weights(tmp_path, tied, bits, symmetric, method):
     source, w = checkpoint(tmp_path)
-    built = head(tied, biased=True)
-    assert RTN.rewrite(built, RTN.Options(bits=bits, symmetric=symmetric, accuracy_level=1)) == 3
+    built, used = head(tied, biased=True), QUANTISERS[method]
+    assert used.rewrite(built, used.Options(bits=bits, symmetric=symmetric, accuracy_level=1)) == 3
     ids = np.array([[1, 5, 47]])
-    embed, inner, last = (
-        dequantized(w[n], bits, 32, symmetric) for n in ("embed", "inner", "embed" if tied else "head")
-    )
+    names = ("embed", "inner", "embed" if tied else "head")
+    embed, inner, last = (values_of(w[name], method, bits, 32, symmetric) for name in names)
     expected = (embed[ids] @ inner.T + w["bias"]) @ last.T
     np.testing.assert_allclose(
         run(bind(built, source, tmp_path / "out"), input_ids=ids)[0], expected, atol=2e-4 * abs(expected).max()
     )
+
+
+@pytest.mark.parametrize("level", [0, 1, 4])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("block", [16, 32, 64, 128, 256])
+def test_the_runtime_reads_2_bits_as_numpy_does(tmp_path, block, symmetric, level):
+    """Look-up, product with a bias, product without: K of more and of less than a block."""
+    width = 512 if block == 256 else 128
+    source, w = checkpoint(tmp_path, width)
+    options = RTN.Options(bits=2, block_size=block, symmetric=symmetric, accuracy_level=level)
+    built, ids = head(biased=True, width=width), np.arange(48)[None]
+    assert RTN.rewrite(built, options) == 3
+    embed, inner, last = (values_of(w[name], "rtn", 2, block, symmetric) for name in ("embed", "inner", "head"))
+    expected = (embed[ids] @ inner.T + w["bias"]) @ last.T
+    error = run(bind(built, source, tmp_path / "out"), input_ids=ids)[0] - expected
+    limit = 2e-4 if level == 1 else 0.02  # the others may round activations to 8 bits
+    assert abs(error).max() < limit * abs(expected).max()
+
+
+def test_methods_name_their_weights_apart(tmp_path):
+    names = []
+    for method, used in QUANTISERS.items():
+        built = head()
+        used.rewrite(built, used.Options(symmetric=True))
+        file = bind(built, checkpoint(tmp_path)[0], tmp_path / method)
+        names += [n for n in ir.load(file).graph.initializers if n.startswith("inner") and n.endswith("packed")]
+    assert names == ["inner.int4.packed", "inner.int4.kquant.packed", "inner.int4.hqq.packed"]
 
 
 def test_a_tied_embedding_is_stored_once(tmp_path):

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 
 import numpy as np
 import onnxruntime_genai as og
@@ -12,6 +13,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from onnxmake.build import paths
+
+sys.path.append(str(paths.ROOT / "benchmarks"))
+import quality  # noqa: E402
 
 TINY = paths.TARGETS / "tiny"
 WINDOW = 512
@@ -54,6 +58,15 @@ def test_the_model_is_trained(full):
 @pytest.mark.parametrize(("target", "rise"), [("tiny-int4-cpu", 0.02), ("tiny-int8-cpu", 0.002)])
 def test_quantised_perplexity_stays_near_float32(built, full, target, rise):
     assert perplexity(built.dist(target)) < full * (1 + rise)
+
+
+def test_searched_grids_are_nearer_to_float32_than_rounding_to_nearest(built):
+    file, methods = (
+        built.dist("tiny-fp32-cpu") / "model.onnx",
+        {n: quality.METHODS[n] for n in ("rtn", "kquant", "hqq")},
+    )
+    found = {name: d for name, _, d in quality.measured(file, methods, (4, 32, False), quality.tokens(1))}
+    assert found["float32"] == 0 < max(found["kquant"], found["hqq"]) < 0.95 * found["rtn"]
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)

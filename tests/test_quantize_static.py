@@ -17,6 +17,7 @@ from onnxmake.model import canonical
 from onnxmake.model.activations import observe, running
 from onnxmake.model.assemble import assemble
 from onnxmake.model.calibration import calibration, windows
+from onnxmake.model.letters import write_tokenizer
 from onnxmake.model.ranges import BINS, METHODS, Seen, affine, spanned
 
 STATIC, INT64 = load_pass("quantize_static"), ir.DataType.INT64

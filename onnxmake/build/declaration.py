@@ -15,7 +15,7 @@ from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 
 DECLARED = {"ENVIRONMENT", "READS", "MEMORY_MB", "GPUS", "TIMEOUT_S"}
-LIGHT = {"dataclasses", "typing"}
+LIGHT = {"dataclasses", "typing", "onnxmake.model.options"}
 
 
 @dataclasses.dataclass(frozen=True)

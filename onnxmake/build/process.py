@@ -5,6 +5,7 @@ A clean set of variables, a process group each, all ended with this one, and one
 
 import atexit
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -12,10 +13,9 @@ from collections.abc import Mapping
 
 from onnxmake.build import closure, environment, job, paths
 from onnxmake.build.digest import digest_file
-from onnxmake.build.files import storage_errors
+from onnxmake.build.files import digest_text, storage_errors
 from onnxmake.build.job import Job
 
-KERNELS = paths.ROOT / "onnxmake" / "model" / "kernels.py"
 AHEAD = ("onnxmake.model.canonical", "onnxmake.model.kernels")  # what a prepared process has loaded
 PASSED = ("PATH", "SYSTEMROOT", "TEMP", "TMP", "LD_LIBRARY_PATH")  # of the caller's variables, those of his machine
 THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
@@ -58,7 +58,14 @@ _spare: dict[str, tuple[Worker, Mapping[str, str]]] = {}  # environment -> a pro
 
 def kernel_cache(env: str) -> str:
     """Where compiled kernels are kept: by environment and by the kernels' source, which numba knows by its time only."""
-    return str(paths.CACHE / "numba" / f"{environment.folder_of(env).name}-{digest_file(KERNELS)[:12]}")
+    return str(paths.CACHE / "numba" / f"{environment.folder_of(env).name}-{_kernels()[:12]}")
+
+
+@functools.cache
+def _kernels() -> str:
+    """Digest of all that numba compiles."""
+    files = sorted((paths.ROOT / "onnxmake" / "model").rglob("*.py"))
+    return digest_text("".join(digest_file(file) for file in files if "import njit" in file.read_text("utf-8")))
 
 
 def variables(env: str, network: bool) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxmake.build import history, quality, results, speed, store
 from onnxmake.build.files import canonical_json, read_json
+from onnxmake.build.like import FILES
 from onnxmake.build.plan import Step
 from onnxmake.build.target import Target
 from onnxmake.errors import OnnxmakeError
@@ -35,14 +36,18 @@ def _options(given: dict[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     """The known ones in short; of the others, those that differ from their defaults."""
     shown = given | {"symmetric": "sym" if given["symmetric"] else "asym"} if "symmetric" in given else given
     first = [form.format(shown[name]) for name, form in WORDS.items() if name in shown]
-    return first + [f"{k}={v}" for k, v in given.items() if k not in WORDS and v != defaults.get(k)]
+    return first + [f"{k}={v}" for k, v in given.items() if k not in (*WORDS, *FILES) and v != defaults.get(k)]
+
+
+def _defaults(options: Any) -> dict[str, Any]:
+    """As documents of keys have them: lists are no tuples."""
+    defaults = {f.name: f.default for f in dataclasses.fields(options)}
+    return {name: [*value] if isinstance(value, tuple) else value for name, value in defaults.items()}
 
 
 def method(target: Target, built: Mapping[str, Any]) -> str:
     """What the passes did to the weights, in short: "rtn int4 b32 asym lm_head=int8". fp32 where they did nothing."""
-    defaults = {
-        use.declaration.name: {f.name: f.default for f in dataclasses.fields(use.options)} for use in target.passes
-    }
+    defaults = {use.declaration.name: _defaults(use.options) for use in target.passes}
     words = []
     for step in built["steps"]:
         name = step["pass"]

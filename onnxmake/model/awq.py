@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from onnxmake.model.fitting import nearest
+from onnxmake.model.quantisers.fitting import nearest
 from onnxmake.model.segments import Segment, Values
 from onnxmake.model.stored import dequantized
 

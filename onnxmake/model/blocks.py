@@ -1,45 +1,23 @@
 """Block-quantised products and look-ups: what every weight-only quantiser turns Linear and Gather into."""
 
 import math
-from collections.abc import Mapping
 
 import onnx_ir as ir
 
 from onnxmake.errors import UnsupportedError
 from onnxmake.model.experts import alternating, mixture, parts, routed
-from onnxmake.model.graph import (
-    CONTRIB,
-    DOMAIN,
-    attribute,
-    attributes,
-    emit,
-    emit_many,
-    integers,
-    produced_by,
-    prune,
-    replace,
-)
+from onnxmake.model.graph import CONTRIB, DOMAIN, attributes, emit, emit_many, integers, produced_by, prune, replace
+from onnxmake.model.options import BlockOptions
+from onnxmake.model.widths import widths
 
 
-def find_head(graph: ir.Graph) -> ir.Node | None:
-    """The Linear op behind the logits, looking through operations on single values such as a soft cap."""
-    value = graph.outputs[0]
-    while (
-        (node := value.producer()) is not None
-        and node.domain == ""
-        and node.op_type in {"Mul", "Div", "Tanh", "Cast", "Add"}
-    ):
-        value = next((v for v in node.inputs if v.shape is not None and v.shape.rank() == 3), node.inputs[0])
-    return node if node is not None and node.op_type == "Linear" and node.domain == DOMAIN else None
-
-
-def _reference(before: ir.Node, weight: ir.Node, bits: int, block: int, symmetric: bool) -> list[ir.Value]:
+def _reference(before: ir.Node, weight: ir.Node, bits: int, o: BlockOptions, method: str) -> list[ir.Value]:
     """packed [N, blocks, block * bits / 8], scales [N, blocks] and, if asymmetric, zero points [N, ceil(blocks * bits
     / 8)] of a weight [N, K]."""
     rows, width = weight.outputs[0].shape
-    blocks = math.ceil(width / block)
-    shapes = [[rows, blocks, block * bits // 8], [rows, blocks]] + (
-        [] if symmetric else [[rows, math.ceil(blocks * bits / 8)]]
+    blocks = math.ceil(width / o.block_size)
+    shapes = [[rows, blocks, o.block_size * bits // 8], [rows, blocks]] + (
+        [] if o.symmetric else [[rows, math.ceil(blocks * bits / 8)]]
     )
     byte = ir.DataType.UINT8
     return list(
@@ -51,21 +29,22 @@ def _reference(before: ir.Node, weight: ir.Node, bits: int, block: int, symmetri
             DOMAIN,
             [byte, weight.outputs[0].dtype, byte],
             **attributes(weight),
+            method=method,
             bits=bits,
-            block_size=block,
-            symmetric=int(symmetric),
+            block_size=o.block_size,
+            symmetric=int(o.symmetric),
         )
     )
 
 
-def quantize_linear(node: ir.Node, bits: int, block: int, symmetric: bool, accuracy_level: int) -> int:
+def quantize_linear(node: ir.Node, bits: int, o: BlockOptions, method: str) -> int:
     """Linear -> MatMulNBits. 0 where the weight is no plain reference."""
     x, value, *bias = node.inputs
     weight = produced_by(value, "Weight", DOMAIN)
     if weight is None:
         return 0
     rows, width = value.shape
-    packed, scales, *zeros = _reference(node, weight, bits, block, symmetric)
+    packed, scales, *zeros = _reference(node, weight, bits, o, method)
     operands = [x, packed, scales, *(zeros or ([None] if bias else [])), *([None, *bias] if bias else [])]
     out = emit(
         node,
@@ -76,16 +55,16 @@ def quantize_linear(node: ir.Node, bits: int, block: int, symmetric: bool, accur
         K=width,
         N=rows,
         bits=bits,
-        block_size=block,
-        accuracy_level=accuracy_level,
+        block_size=o.block_size,
+        accuracy_level=o.accuracy_level,
     )
     replace(node, [out])
     return 1
 
 
-def quantize_experts(node: ir.Node, bits: int, block: int, accuracy_level: int) -> int:
+def quantize_experts(node: ir.Node, bits: int, o: BlockOptions, method: str) -> int:
     """Experts -> QMoE, symmetric. 0 where the op cannot take them: no plain references, or a width that blocks do not divide."""
-    hidden, _, _, gate_up, down, *biases = parts(node)
+    (hidden, _, _, gate_up, down, *biases), block = parts(node), o.block_size
     weights = [produced_by(value, "Weight", DOMAIN) for value in (gate_up, down)]
     if None in weights or any(value.shape[2] % block for value in (gate_up, down)):
         return 0
@@ -97,22 +76,22 @@ def quantize_experts(node: ir.Node, bits: int, block: int, accuracy_level: int) 
     for value, reference in zip((gate_up, down), references):
         experts, rows, width = value.shape
         shapes = [[experts, rows, width * bits // 8], [experts, rows, width // block]]
-        quantised = {"bits": bits, "block_size": block, "symmetric": 1}
+        quantised = {"method": method, "bits": bits, "block_size": block, "symmetric": 1}
         types = [ir.DataType.UINT8, value.dtype]
         stacks.append(emit_many(node, "QuantizedWeight", [], shapes, DOMAIN, types, **reference, **quantised))
     scores, total, settings = routed(node)
-    settings |= {"expert_weight_bits": bits, "block_size": block, "accuracy_level": accuracy_level}
+    settings |= {"expert_weight_bits": bits, "block_size": block, "accuracy_level": o.accuracy_level}
     operands = [hidden, scores, *stacks[0], biases[0], *stacks[1], biases[1]]
     replace(node, [mixture(node, "QMoE", operands, settings, total)])
     return 1
 
 
-def quantize_gather(node: ir.Node, bits: int, block: int, symmetric: bool) -> int:
+def quantize_gather(node: ir.Node, bits: int, o: BlockOptions, method: str) -> int:
     """Gather(weight, ids) -> GatherBlockQuantized, which reads the same bytes as a MatMulNBits of the same weight.
 
     0 where it is a small table of something else than tokens, whose width blocks do not divide, or a stack of matrices.
     """
-    value, ids = node.inputs
+    (value, ids), block = node.inputs, o.block_size
     if value.shape.rank() != 2:
         return 0
     rows, width = value.shape
@@ -124,7 +103,7 @@ def quantize_gather(node: ir.Node, bits: int, block: int, symmetric: bool) -> in
             "A look-up reads whole blocks only.",
             'Choose a block_size that divides it, or embeddings = "keep".',
         )
-    packed, scales, *zeros = _reference(node, value.producer(), bits, block, symmetric)
+    packed, scales, *zeros = _reference(node, value.producer(), bits, o, method)
     flat = emit(node, "Reshape", [packed, integers(node.graph, [rows, width * bits // 8])], [rows, width * bits // 8])
     out = emit(
         node,
@@ -142,23 +121,24 @@ def quantize_gather(node: ir.Node, bits: int, block: int, symmetric: bool) -> in
     return 1
 
 
-def quantize(graph: ir.Graph, bits: Mapping[str, int], block: int, symmetric: bool, accuracy_level: int) -> int:
+RULES = {"Linear": quantize_linear, "Experts": quantize_experts, "Gather": quantize_gather}
+
+
+def quantize(graph: ir.Graph, o: BlockOptions, method: str) -> int:
     """Every Linear, mixture of experts and look-up whose weight is a reference, in place. Returns how many.
 
-    `bits` for linear, lm_head, experts and embeddings, 0 for those that stay; without embeddings, these are as a head that is
-    tied to them, or else as linear. A Linear that is told its bits has these.
+    `method` is a key of kernels.METHODS. Raises TargetError for lists of globs that cannot be meant, and UnsupportedError
+    where an op that one of them claims cannot be quantised.
     """
-    head, count = find_head(graph), 0
-    tied = None if head is None else head.inputs[1]
-    same = bits["linear"] if head is None else attribute(head, "bits", bits["lm_head"])
-    for node in [n for n in graph if n.op_type == "Linear" and n.domain == DOMAIN]:
-        if number := attribute(node, "bits", bits["lm_head"] if node is head else bits["linear"]):
-            count += quantize_linear(node, number, block, symmetric, accuracy_level)
-    for node in [n for n in graph if n.op_type == "Experts" and n.domain == DOMAIN]:
-        if number := bits["experts"]:
-            count += quantize_experts(node, number, block, accuracy_level)
-    for node in [n for n in graph if n.op_type == "Gather" and produced_by(n.inputs[0], "Weight", DOMAIN)]:
-        if number := bits.get("embeddings", same if node.inputs[0] is tied else bits["linear"]):
-            count += quantize_gather(node, number, block, symmetric)
+    count = 0
+    for node, bits, claim in widths(graph, o):
+        done = RULES[node.op_type](node, bits, o, method) if bits else 0
+        if bits and claim and not done:
+            raise UnsupportedError(
+                f"{claim} cannot be quantised.",
+                f"Its width is no multiple of block_size {o.block_size}, or the runtime has no op for it.",
+                "Take it out of the list.",
+            )
+        count += done
     prune(graph)
     return count

@@ -1,7 +1,7 @@
 """Quantisation in numpy: the checkpoint whose weights are what a quantised model computes with."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,14 +10,16 @@ import onnx_ir as ir
 
 from onnxmake.model import channels
 from onnxmake.model.graph import attribute, emit, integers, nodes, produced_by, prune, replace
+from onnxmake.model.kernels import quantize_rows
 from onnxmake.model.prequantized import Quantized, read_logical
+from onnxmake.model.quantisers.packing import unpack
 from onnxmake.model.reader import CODES, DTYPES, Reader
 from onnxmake.model.safetensors import Tensor, header_of, read_header
-from onnxmake.model.stored import SUFFIXES, dequantized, unpacked
+from onnxmake.model.stored import SUFFIXES, dequantized
 
 
 def rounded(weight: np.ndarray, bits: int, block: int, symmetric: bool, scales: str = "float32") -> np.ndarray:
-    """float32 [N, K] after round-to-nearest in blocks along K, as kernels.quantize_rows rounds; scales are kept in a type."""
+    """float32 [N, K] after round-to-nearest in blocks along K, as the method rtn rounds; scales are kept in a type."""
     (rows, width), top, middle = weight.shape, np.float32(2**bits - 1), np.float32(2 ** (bits - 1))
     padded = np.pad(weight, ((0, 0), (0, -width % block))).reshape(-1, block)
     high, low = (np.float32(0), np.float32(0)) if not padded.size else (padded.max(1), padded.min(1))
@@ -30,9 +32,22 @@ def rounded(weight: np.ndarray, bits: int, block: int, symmetric: bool, scales: 
             :, None
         ]
     inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)[:, None]
-    codes = np.clip(np.floor(padded * inverse + zero + np.float32(0.5)), 0, top)
+    codes = np.clip(np.floor(padded * inverse + zero + np.float32(0.49999997)), 0, top)
     kept = scale.astype(scales).astype(np.float32)
     return ((codes - zero) * kept[:, None]).reshape(rows, -1)[:, :width]
+
+
+def values_of(
+    weight: np.ndarray, method: str, bits: int, block: int, symmetric: bool, kept: str = "float32"
+) -> np.ndarray:
+    """float32 [N, K] that stand in place of `weight`: of rtn by numpy alone, of methods that search by the codes they chose;
+    scales are kept in a type."""
+    if method == "rtn":
+        return rounded(weight, bits, block, symmetric, kept)
+    packed, scales, zeros, _ = quantize_rows(weight, method, bits, block, symmetric)
+    codes, scales = unpack(packed, bits, block).astype(np.float32), scales.astype(kept).astype(np.float32)
+    zero = np.float32(2 ** (bits - 1)) if symmetric else unpack(zeros, bits, scales.shape[1])[..., None]
+    return ((codes - zero) * scales[..., None]).reshape(len(weight), -1)[:, : weight.shape[1]]
 
 
 def _values(checkpoint: Mapping[str, Tensor | Quantized]) -> dict[str, np.ndarray]:
@@ -63,9 +78,9 @@ def _made(tensors: dict[str, np.ndarray], model: ir.Model, stored: Mapping[str, 
         bits, block = attribute(node, "bits"), attribute(node, "block_size")
         codes, scales, zeros = (stored.get(label + suffix) for suffix in SUFFIXES)
         width = codes.shape[1] * block
-        codes = unpacked(codes.reshape(len(codes), -1), bits, width)
+        codes = unpack(codes.reshape(len(codes), -1), bits, width)
         middle = np.full(scales.shape, 2 ** (bits - 1))
-        points = middle if zeros is None else unpacked(zeros, bits, scales.shape[1])
+        points = middle if zeros is None else unpack(zeros, bits, scales.shape[1])
         _put(tensors, node, dequantized(codes, scales, points, block)[:, : _width(tensors, node)])
     for node in nodes(model.graph, "Weight"):
         if (name := attribute(node, "instead_of")) is not None:
@@ -77,9 +92,11 @@ def _width(tensors: Mapping[str, np.ndarray], node: ir.Node) -> int:
     return tensors[attribute(node, "parts")[0]].shape[-2 if "transposed" in node.attributes else -1]
 
 
-def rounded_checkpoint(model: ir.Model, checkpoint: Path, out: Path, stored: Path | None = None) -> Path:
-    """A float32 copy of the checkpoint, each tensor that a quantised reference of `model` names being rounded, or what the file
-    `stored` says that a step has rounded it to. Returns `out`."""
+def rounded_checkpoint(
+    model: ir.Model, checkpoint: Path, out: Path, stored: Path | None = None, values: Callable = values_of
+) -> Path:
+    """A float32 copy of the checkpoint, `values` in place of each tensor that a quantised reference of `model` names, or what
+    the file `stored` says that a step has rounded it to. Returns `out`."""
     tensors = _values(read_logical(checkpoint))
     if stored is not None and stored.exists():
         _made(tensors, model, _values(read_header(stored)))
@@ -89,10 +106,12 @@ def rounded_checkpoint(model: ir.Model, checkpoint: Path, out: Path, stored: Pat
             continue
         settings = [attribute(node, name) for name in ("bits", "block_size", "symmetric")]
         settings.append(node.outputs[1].dtype.numpy())
+        method = attribute(node, "method", "rtn")
         for part in set(attribute(node, "parts")) - done:
             turned = "transposed" in node.attributes
             weight = np.swapaxes(tensors[part], -1, -2) if turned else tensors[part]
-            flat = rounded(np.ascontiguousarray(weight).reshape(-1, weight.shape[-1]), *settings).reshape(weight.shape)
+            flat = np.ascontiguousarray(weight).reshape(-1, weight.shape[-1])
+            flat = values(flat, method, *settings).reshape(weight.shape)
             tensors[part] = np.ascontiguousarray(np.swapaxes(flat, -1, -2) if turned else flat)
             done.add(part)
     for node in nodes(model.graph, "ChannelQuantizedWeight"):

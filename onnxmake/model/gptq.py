@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit, prange
 
-from onnxmake.model.fitting import fit, fit_rows
+from onnxmake.model.quantisers.fitting import fit, fit_rows
 
 PANEL = 256  # columns whose updates are applied together; a multiple of every block size
 

@@ -24,6 +24,7 @@ from onnxmake.model.greedy import generates
 from onnxmake.model.isolated import isolated
 from onnxmake.model.lowering import lower
 from onnxmake.model.optimize import optimize
+from onnxmake.model.options import BlockOptions
 from onnxmake.model.rounding import HALVES, round_results
 from onnxmake.model.running import computed, wanted
 from onnxmake.model.serve import serve
@@ -121,7 +122,7 @@ def _quantised(folder: Path) -> dict[str, float]:
     """The CPU's graph with all weights at 4 bits, checked as a target's."""
     model = ir.load(folder / "graph.onnx")
     optimize(model, "cpu")
-    if not quantize(model.graph, dict.fromkeys(("linear", "lm_head", "experts"), 4), 16, True, 1):
+    if not quantize(model.graph, BlockOptions(block_size=16, accuracy_level=1), "rtn"):
         raise UnsupportedError(
             "It has nothing to quantise.", "No matrix product reads a weight as it is stored.", "Leave it as it is."
         )

@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmake.errors import PassError
-from onnxmake.model.fitting import nearest
 from onnxmake.model.layerwise import Grams, layerwise
 from onnxmake.model.prequantized import read_logical
+from onnxmake.model.quantisers.fitting import nearest
 from onnxmake.model.reader import Reader
 from onnxmake.model.segments import Segment, Values, key_of
 from onnxmake.model.stored import dequantized

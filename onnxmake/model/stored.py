@@ -8,27 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmake.model.graph import attribute
+from onnxmake.model.quantisers.packing import packed
 from onnxmake.model.safetensors import header_of
 
 FILE = "quantized.safetensors"
 SUFFIXES = (".packed", ".scales", ".zeros")
 TYPES = {np.dtype(np.uint8): "U8", np.dtype(np.float32): "F32"}
-
-
-def packed(codes: np.ndarray, bits: int, padding: int = 0) -> np.ndarray:
-    """uint8 [N, ceil(K bits / 8)]: codes [N, K] of `bits` each, low bits first; the last byte filled up with `padding`."""
-    each = 8 // bits
-    padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % each)), constant_values=padding)
-    return np.bitwise_or.reduce(
-        padded.reshape(len(codes), -1, each) << (bits * np.arange(each, dtype=np.uint8)), -1, dtype=np.uint8
-    )
-
-
-def unpacked(data: np.ndarray, bits: int, width: int) -> np.ndarray:
-    """Codes uint8 [N, width] of what `packed` gave."""
-    each = 8 // bits
-    shifts = bits * np.arange(each, dtype=np.uint8)
-    return (data[..., None] >> shifts & (2**bits - 1)).reshape(len(data), -1)[:, :width]
 
 
 def dequantized(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, block: int) -> np.ndarray:

@@ -60,17 +60,13 @@ def _quantize(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]
         return
     from onnxmake.model.kernels import quantize_rows  # half a second that only a quantised model pays
 
-    bits, size, symmetric = (attribute(node, name) for name in ("bits", "block_size", "symmetric"))
+    settings = [attribute(node, name) for name in ("bits", "block_size", "symmetric")]
     scale_type = node.outputs[1].dtype.numpy()
     for name, rows in read(node, reader):
-        raw = rows if rows.dtype.name == "bfloat16" else rows.astype(np.float32, copy=False)
-        blocks = math.ceil(rows.shape[1] / size)
-        packed = np.empty((len(rows), blocks, size * bits // 8), np.uint8)
-        scales = np.empty((len(rows), blocks), np.float32)
-        zeros = np.empty((len(rows), math.ceil(blocks * bits / 8)), np.uint8)
-        if quantize_rows(raw.view(f"u{raw.itemsize}"), bits, size, bool(symmetric), packed, scales, zeros).any():
+        packed, scales, zeros, bad = quantize_rows(rows, attribute(node, "method", "rtn"), *settings)
+        if bad.any():
             raise _not_finite(name)
-        yield from enumerate([packed, scales.astype(scale_type, copy=False)] + ([] if symmetric else [zeros]))
+        yield from enumerate([packed, scales.astype(scale_type, copy=False), zeros][: len(node.outputs)])
 
 
 def _stored(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]:
@@ -127,6 +123,7 @@ def _label(node: ir.Node) -> str:
             f".plus{offset:g}" if offset else "",
             f".int{attribute(node, 'bits')}" if "bits" in node.attributes else "",
             ".stored" if "stored" in node.attributes else "",
+            f".{method}" if (method := attribute(node, "method", "rtn")) != "rtn" else "",
         ]
     )
 

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from onnxmake.errors import UnsupportedError
 from onnxmake.model.experts import dense
+from onnxmake.model.graph import attribute
 from onnxmake.model.lowering import cpu
 
 
@@ -19,8 +20,18 @@ def experts_unproven(node: ir.Node) -> None:
     )
 
 
+def refuse_2_bits(node: ir.Node) -> None:
+    if attribute(node, "bits") == 2:
+        raise UnsupportedError(
+            "The model has weights of 2 bits.",
+            "Only the CPU's kernels are known to read them.",
+            'Choose 4 or 8 bits under the quantiser, or device = "cpu".',
+        )
+
+
 def matmul_nbits(node: ir.Node) -> None:
     """Without accuracy_level, which chooses among the CPU's kernels."""
+    refuse_2_bits(node)
     node.attributes.pop("accuracy_level", None)
 
 
@@ -35,6 +46,7 @@ TABLE = {
     "Experts": dense,
     "com.microsoft::QMoE": experts_unproven,
     "com.microsoft::MatMulNBits": matmul_nbits,
+    "com.microsoft::GatherBlockQuantized": refuse_2_bits,
     "::Sigmoid": sigmoid,
 }
 PROVIDER_OPTIONS = [  # no graph capture: it wants every shape fixed; residual sums of norms in float32

@@ -26,7 +26,7 @@ from onnxmake.model.lowering import cpu, portable
 from onnxmake.model.lowering._rotation import rotary_embedding
 from onnxmake.model.lowering._softmax import attention_inputs
 from onnxmake.model.lowering._values import floats
-from onnxmake.model.lowering.cuda import experts_unproven
+from onnxmake.model.lowering.cuda import experts_unproven, refuse_2_bits
 
 
 def attention(node: ir.Node) -> None:
@@ -56,6 +56,7 @@ def attention(node: ir.Node) -> None:
 
 def matmul_nbits(node: ir.Node) -> None:
     """The bias added behind it, which the kernel refuses inside."""
+    refuse_2_bits(node)
     x, packed, scales, zeros, _, bias = [*node.inputs, None, None, None][:6]
     settings = {name: value for name, value in attributes(node).items() if name != "accuracy_level"}
     operands, shape = [x, packed, scales, *([] if zeros is None else [zeros])], node.outputs[0].shape
@@ -68,6 +69,7 @@ def gather_block_quantized(node: ir.Node) -> None:
 
     The rows are looked up as they are stored, and (code - zero) * scale is computed of those found.
     """
+    refuse_2_bits(node)
     graph, (data, ids, scales, *zeros), bits = node.graph, node.inputs, attribute(node, "bits")
     out, last, blocks, size = node.outputs[0], integers(graph, [-1]), scales.shape[1], attribute(node, "block_size")
     if stored := produced_by(data, "Reshape"):  # of the whole table, which would be copied

@@ -1,0 +1,26 @@
+"""Options that all block quantisers share. Standard library only: the host reads them, too."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Part = Literal["same", "int2", "int4", "int8", "keep"]  # "keep": not quantised
+LISTS = {"int2": 2, "int4": 4, "int8": 8, "keep": 0}  # by name, as Part has them: bits
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """What the quantise passes take. Lists of globs name single weights, and win over all the rest."""
+
+    bits: Literal[2, 4, 8] = 4  # 2 on CPUs only
+    block_size: Literal[16, 32, 64, 128, 256] = 32  # values that share a scale
+    symmetric: bool = True  # False: a zero point per block; a little better, a little larger
+    lm_head: Part = "same"
+    embeddings: Part = "same"  # "same": as a tied head, or else as bits
+    experts: Part = "same"  # of mixtures; always symmetric
+    accuracy_level: Literal[0, 1, 2, 3, 4] = (
+        4  # of the product: 4 = int8 activations, 1 = float32, 0 = the runtime's choice
+    )
+    int2: tuple[str, ...] = ()  # globs over modules as the checkpoint names them: "model.layers.*.mlp.down_proj"
+    int4: tuple[str, ...] = ()
+    int8: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()  # not quantised
