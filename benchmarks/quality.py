@@ -24,6 +24,7 @@ from tokenizers import Tokenizer  # noqa: E402
 
 from onnxmake.build import paths  # noqa: E402
 from onnxmake.model.emulate import values_of  # noqa: E402
+from onnxmake.model.head import every_token  # noqa: E402
 
 WINDOW = 512
 SETTINGS = ((4, 32, True), (4, 128, True), (4, 32, False), (4, 128, False))  # bits, block, symmetric
@@ -72,6 +73,7 @@ def tokens(windows: int | None = None) -> np.ndarray:
 def opened(file: Path, change: Callable[[np.ndarray], np.ndarray] = lambda weight: weight) -> Callable:
     """The float32 model with each of its matrices changed, as a function of tokens [S] to log probabilities [S - 1, V]."""
     model = ir.load(file)
+    every_token(model.graph)
     for value in model.graph.initializers.values():
         array = value.const_value.numpy()
         value.const_value = ir.tensor(change(array) if array.ndim == 2 else array, name=value.name)

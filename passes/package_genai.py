@@ -6,12 +6,14 @@ Invariant: the model's bytes hold everything it needs; no reference to the check
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import onnx_ir as ir
 
 from onnxmake.errors import CheckpointError, PassError
 from onnxmake.model import genai
 from onnxmake.model.assemble import assemble, copy_files
+from onnxmake.model.head import last_token_only
 from onnxmake.model.lowering import Device, provider_options
 from onnxmake.model.progress import progress
 from onnxmake.model.stored import FILE
@@ -39,6 +41,7 @@ CONSUMED = {"config.json", "generation_config.json", "model.safetensors.index.js
 @dataclass(frozen=True)
 class Options:
     device: Device
+    logits: Literal["last", "all"] = "last"  # "all": of every token, for scoring texts; prompts take longer
 
 
 def _json(path: Path) -> dict:
@@ -60,6 +63,8 @@ def run(src: Path, out: Path, o: Options) -> None:
             "Use package_onnx in place of package_genai.",
         )
     genai.equal_widths(model.graph)
+    if o.logits == "last":
+        last_token_only(model.graph)
     assemble(model, o.device, checkpoint, out, progress, src / FILE)
     config = genai.genai_config(
         model.graph,

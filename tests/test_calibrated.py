@@ -16,7 +16,7 @@ from onnxmake.model import awq, canonical
 from onnxmake.model.assemble import assemble
 from onnxmake.model.calibration import windows
 from onnxmake.model.optimize import optimize
-from onnxmake.model.session import open_session
+from onnxmake.model.session import open_scoring
 from onnxmake.model.stored import FILE
 
 TEXT = paths.TEXTS / "calibration.txt"
@@ -26,7 +26,7 @@ HELD_OUT = 4  # windows
 
 def logarithms(folder: Path) -> np.ndarray:
     """float64 [windows, tokens, vocabulary]: logarithms of the probabilities of next tokens."""
-    session, rows = open_session(folder / "model.onnx"), tokens()[:: len(tokens()) // HELD_OUT][:HELD_OUT]
+    session, rows = open_scoring(folder / "model.onnx"), tokens()[:: len(tokens()) // HELD_OUT][:HELD_OUT]
     past = {i.name: np.zeros((HELD_OUT, i.shape[1], 0, i.shape[3]), np.float32) for i in session.get_inputs()[2:]}
     feed = {"input_ids": rows, "attention_mask": np.ones_like(rows), **past}
     logits = session.run(["logits"], feed)[0].astype(np.float64)

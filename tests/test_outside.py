@@ -9,11 +9,11 @@ import pytest
 import torch
 from builder import Builder, passes, verbs
 from hub_server import COMMIT, REPO, serve
-from onnxruntime import InferenceSession
 from transformers import AutoModelForCausalLM
 from twins import make_twin
 
 from onnxmake.build import paths
+from onnxmake.model.session import open_scoring
 
 PASSES = passes("export", "optimize", "package_genai")
 
@@ -34,7 +34,7 @@ def check(model, checkpoint) -> None:
     ids = torch.randint(3, 160, (1, 24), generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         expected = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)(ids).logits.numpy()
-    session = InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    session = open_scoring(model)
     shapes = {i.name: i.shape for i in session.get_inputs()}
     empty = {n: np.zeros((1, s[1], 0, s[3]), np.float32) for n, s in shapes.items() if n.startswith("past")}
     feed = {"input_ids": ids.numpy(), "attention_mask": np.ones((1, 24), np.int64)} | empty

@@ -8,11 +8,11 @@ import numpy as np
 import onnxruntime_genai as og
 import pytest
 import torch
-from onnxruntime import InferenceSession
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from onnxmake.build import paths
+from onnxmake.model.session import open_scoring
 
 sys.path.append(str(paths.ROOT / "benchmarks"))
 import quality  # noqa: E402
@@ -31,7 +31,7 @@ def tokens() -> np.ndarray:
 
 def perplexity(folder) -> float:
     """exp of the mean next-token loss over consecutive windows."""
-    session = InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    session = open_scoring(folder / "model.onnx")
     shapes = {i.name: i.shape for i in session.get_inputs()}
     empty = {n: np.zeros((1, s[1], 0, s[3]), np.float32) for n, s in shapes.items() if n.startswith("past")}
     loss = 0.0

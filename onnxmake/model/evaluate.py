@@ -18,7 +18,7 @@ from onnxmake.errors import TargetError, UnsupportedError
 from onnxmake.model import divergence, latency, similarity, texts
 from onnxmake.model.feeds import generates, outputs
 from onnxmake.model.serve import serve
-from onnxmake.model.session import open_session
+from onnxmake.model.session import open_scoring
 from onnxmake.model.unquantised import reference_outputs
 
 EXAMPLES = 16  # random pictures or sounds, each with its number as seed
@@ -30,7 +30,7 @@ def _open(file: Path) -> Any:
     from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
     try:
-        return open_session(file)
+        return open_scoring(file)
     except (runtime.Fail, runtime.InvalidGraph, runtime.NotImplemented, runtime.RuntimeException) as error:
         raise UnsupportedError(
             f"The CPU does not run this model: {str(error).splitlines()[0]}",

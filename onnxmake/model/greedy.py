@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnxmake.errors import UnsupportedError
 from onnxmake.model import genai
 from onnxmake.model.direct import build
+from onnxmake.model.head import last_token_only
 
 
 def generate(folder: Path, prompt: np.ndarray, count: int) -> np.ndarray:
@@ -25,9 +26,14 @@ def generate(folder: Path, prompt: np.ndarray, count: int) -> np.ndarray:
     return np.array(generator.get_sequence(0))
 
 
+def _as_packaged(graph: ir.Graph) -> None:
+    genai.equal_widths(graph)
+    last_token_only(graph)
+
+
 def package(graph: Path, checkpoint: Path, out: Path, end: int) -> Path:
     """The captured graph for the CPU with the configuration that GenAI reads; `end` is the token that ends a text."""
-    model = ir.load(build(graph, checkpoint, out, "cpu", genai.equal_widths))
+    model = ir.load(build(graph, checkpoint, out, "cpu", _as_packaged))
     config = json.loads((checkpoint / "config.json").read_text("utf-8")) | {"eos_token_id": end}
     (out / "genai_config.json").write_text(json.dumps(genai.genai_config(model.graph, config, {})))
     return out

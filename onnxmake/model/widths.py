@@ -9,19 +9,8 @@ import onnx_ir as ir
 
 from onnxmake.errors import TargetError
 from onnxmake.model.graph import DOMAIN, attribute, nodes, produced_by
+from onnxmake.model.head import find_head
 from onnxmake.model.options import LISTS, BlockOptions
-
-
-def find_head(graph: ir.Graph) -> ir.Node | None:
-    """The Linear op behind the logits, looking through operations on single values such as a soft cap."""
-    value = graph.outputs[0]
-    while (
-        (node := value.producer()) is not None
-        and node.domain == ""
-        and node.op_type in {"Mul", "Div", "Tanh", "Cast", "Add"}
-    ):
-        value = next((v for v in node.inputs if v.shape is not None and v.shape.rank() == 3), node.inputs[0])
-    return node if node is not None and node.op_type == "Linear" and node.domain == DOMAIN else None
 
 
 def _references(node: ir.Node) -> list[ir.Node]:
