@@ -1,4 +1,4 @@
-"""Give those products more bits that lose most by rounding, within an average; the quantiser that follows heeds it.
+"""Give those products more bits that lose most by rounding, within an average or a size; the quantiser that follows heeds it.
 
 Invariant: the same graph; Linear ops are told their bits. How much a product loses is measured on a text: the share of its output's
 energy that rounding to low_bits changes.
@@ -10,12 +10,13 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from onnxmake.errors import PassError
+from onnxmake.errors import PassError, TargetError
 from onnxmake.model import canonical
+from onnxmake.model.allocation import allocate, within_average, within_size
 from onnxmake.model.calibration import windows
-from onnxmake.model.graph import DOMAIN, produced_by
-from onnxmake.model.segments import key_of
-from onnxmake.model.sensitivity import allocate, measure
+from onnxmake.model.footprint import Sizes, free, sizes, tell
+from onnxmake.model.options import BlockOptions, Part
+from onnxmake.model.sensitivity import measure
 
 ENVIRONMENT = "cpu"
 READS = (
@@ -30,28 +31,40 @@ MEMORY_MB = 4000
 
 @dataclass(frozen=True)
 class Options:
-    average_bits: float  # of a weight in a matrix product, scales not counted
+    average_bits: float = 0  # of a weight in a matrix product, scales not counted; or:
+    max_size_mb: float = 0  # of model.onnx.data in 10^6 bytes: all weights, with their scales, and what stays float
     low_bits: Literal[2, 4] = 4
     high_bits: Literal[4, 8] = 8
-    block_size: Literal[16, 32, 64, 128, 256] = 32  # that losses are measured with: the quantiser's
+    block_size: Literal[16, 32, 64, 128, 256] = 32  # these are the quantiser's; its bits are low_bits
     symmetric: bool = True
+    embeddings: Part = "same"
+    experts: Part = "same"
     calibration: str = ""  # a text beside the target; "": the one that comes along
     samples: int = 32
     tokens: int = 256  # of each sample
 
 
+def _layouts(model: ir.Model, o: Options) -> tuple[Sizes, Sizes]:
+    """With the low bits, and the high ones, for every product."""
+    quantiser = BlockOptions(o.low_bits, o.block_size, o.symmetric, embeddings=o.embeddings, experts=o.experts)
+    return sizes(model, o.low_bits, quantiser), sizes(model, o.high_bits, quantiser)
+
+
 def run(src: Path, out: Path, o: Options) -> None:
+    if bool(o.average_bits) == bool(o.max_size_mb):
+        raise TargetError(
+            f"allocate_bits has {'both' if o.average_bits else 'neither'} average_bits {'and' if o.average_bits else 'nor'} max_size_mb.",
+            "One of them says how much room there is for the high bits.",
+            "Write average_bits = 5 or max_size_mb = 400, for instance.",
+        )
     model, plain = (ir.load(src / "model.onnx") for _ in range(2))
+    both = _layouts(model, o) if o.max_size_mb else None
+    fits = within_size(*both, o.max_size_mb) if both else None  # before anything is measured: it may be impossible
     rows = windows(src / "checkpoint", src / o.calibration, o.samples, o.tokens)
     products = measure(plain, src / "checkpoint", rows, o.low_bits, o.block_size, o.symmetric)
-    chosen, count = allocate(products, o.low_bits, o.high_bits, o.average_bits), 0
-    for node in [n for n in model.graph if n.op_type == "Linear" and n.domain == DOMAIN]:
-        weight = produced_by(node.inputs[1], "Weight", DOMAIN)
-        if weight is not None and key_of(weight) in products:
-            bits = o.high_bits if key_of(weight) in chosen else o.low_bits
-            node.attributes["bits"] = ir.AttrInt64("bits", bits)
-            count += 1
-    if not count:
+    fits = fits or within_average(products, o.low_bits, o.high_bits, o.average_bits)
+    chosen = allocate(products, fits, free(*both) if both else ())
+    if not tell(model.graph, {key: o.high_bits if key in chosen else o.low_bits for key in products}):
         raise PassError(
             "allocate_bits changed nothing.", "No matrix product reads a weight as it is stored.", "Remove the pass."
         )

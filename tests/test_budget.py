@@ -29,7 +29,7 @@ open(f"{place}/{o.value}", "x").close()
 while not os.path.exists(f"{place}/{1 - o.value}"):
     time.sleep(0.01)
 (out / "met").write_text(str(o.value))"""
-STEP = re.compile(r"  [a-z]+ +(ran|restored) +[0-9]+\.[0-9]{2} s")
+STEP = re.compile(r"  [a-z]+ +(ran|restored) +[0-9]+\.[0-9]{2} s( +[0-9,]+ MB)?")
 DELIVERED = re.compile(r"build:([a-z0-9]+): \S+ \([0-9.]+ MB\)")
 
 

@@ -88,8 +88,9 @@ def test_channels_with_large_activations_get_finer_steps():
 @pytest.mark.parametrize("name", ["quantize_gptq", "quantize_awq"])
 def test_a_text_that_is_too_short_is_refused(optimized, tmp_path, name):
     used = load_pass(name)
-    with pytest.raises(TargetError, match=r"holds \d+ samples of 256 tokens; 9999 are asked for"):
+    with pytest.raises(TargetError, match=r"holds \d+ samples of 256 tokens; 9999 are asked for") as caught:
         used.run(optimized, tmp_path, used.Options(calibration="calibration.txt", samples=9999))
+    assert "lower samples or tokens" in caught.value.action
 
 
 @pytest.mark.parametrize("name", ["quantize_gptq", "quantize_awq"])

@@ -10,7 +10,8 @@ from graphs import FLOAT, bind, load_pass, model, node, run, value, weight, writ
 from onnxmake.model import canonical
 from onnxmake.model.graph import nodes
 
-HALF, CAST, CALIBRATED = ir.DataType.FLOAT16, load_pass("cast"), load_pass("cast_calibrated")
+HALF, BOOL = ir.DataType.FLOAT16, ir.DataType.BOOL
+CAST, CALIBRATED = load_pass("cast"), load_pass("cast_calibrated")
 WIDTH = 16
 
 
@@ -106,3 +107,17 @@ def test_what_hides_other_values_is_not_large(folder):
     built.graph.outputs.append(masked.outputs[0])
     result = made(built, folder, "small.npz").graph
     assert next(v for v in result.outputs if v.name == "masked").dtype == HALF and not nodes(result, "Cast")
+
+
+def test_nan_that_is_not_taken_is_not_large(folder):
+    """Where(x < x, log(-|x|), x) is x."""
+    built, shape = deep_model(), ["batch", WIDTH]
+    first = nodes(built.graph, "Linear")[0]
+    x, plain = first.inputs[0], {"domain": ""}
+    below = node("Neg", [(size := node("Abs", [x], shape, **plain)).outputs[0]], shape, **plain)
+    unknown, never = node("Log", below.outputs, shape, **plain), node("Less", [x, x], shape, dtypes=[BOOL], **plain)
+    taken = node("Where", [never.outputs[0], unknown.outputs[0], x], shape, **plain)
+    for added in (size, below, unknown, never, taken):
+        built.graph.insert_before(first, added)
+    first.replace_input_with(0, taken.outputs[0])
+    assert {v.dtype for n in made(built, folder, "small.npz").graph for v in n.outputs} == {HALF, BOOL}

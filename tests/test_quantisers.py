@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from test_bad_weights import NOTHING, check_nothing, check_poison
 
 from onnxmake.model.emulate import rounded, values_of
 from onnxmake.model.kernels import METHODS, quantize_rows
@@ -137,3 +138,10 @@ def test_rounding_to_nearest_in_numpy_is_what_the_kernel_does():
     codes, points = unpack(packed, 2, 32).astype(np.float32), unpack(zeros, 2, 3)[..., None]
     stood = ((codes - points) * scales[..., None]).reshape(9, -1)[:, :80]
     np.testing.assert_array_equal(rounded(x, 2, 32, False), stood)
+
+
+@pytest.mark.parametrize("method", SEARCHES)
+def test_bad_weights_are_named_and_nothing_harms_nothing(method, tmp_path):
+    check_poison(tmp_path / "poison", f"quantize_{method}", np.nan)
+    for nothing in NOTHING:
+        check_nothing(tmp_path / f"{nothing}", f"quantize_{method}", nothing)

@@ -88,7 +88,8 @@ def _entries(plan: Plan, names: list[str]) -> list[store.Entry]:
             record = read_record(step.manifest)
             entry = store.find(record["key"]) if record else None
             if entry is None and record and execute.is_current(step):  # forgotten, though all of it is there
-                entry = store.enter(record["key"], key.explain(step), record["files"], record["seconds"], store.local())
+                cost = record["seconds"], store.local(), record.get("memory")
+                entry = store.enter(record["key"], key.explain(step), record["files"], *cost)
             if entry is None:
                 raise StoreError(f"{step.name} of {name} is not in the store.", "", f"Run doit build:{name} first.")
             found[entry.key] = entry

@@ -25,6 +25,7 @@ COLUMNS = {  # value -> heading, how it is written, and which sign makes less th
     "prefill": ("prefill tok/s", "{:.0f}", -1),
     "decode": ("decode tok/s", "{:.1f}", -1),
     "build": ("build s", "{:.1f}", 1),
+    "peak": ("build MB", "{:.0f}", 1),
 }
 CRITERIA = ("size_mb", "kl", "cosine", "decode")  # of the Pareto front, as far as any target has them
 BEST = "*"

@@ -65,7 +65,8 @@ def make_step(step: Step, targets: Sequence[str]) -> None:
             entry = _mending(lambda: _run(step, explained, digest), step.chain[:-1], targets)
     store.touch(entry)
     history.save(step, entry, verb, because)
-    say(f"  {step.name:<16} {verb:<9} {time.monotonic() - started:6.2f} s")
+    memory = f" {entry.memory / 1e6:6,.0f} MB" if entry.memory and verb == "ran" else ""
+    say(f"  {step.name:<16} {verb:<9} {time.monotonic() - started:6.2f} s{memory}")
 
 
 def _mending(act: Callable[[], Any], steps: Sequence[Step], targets: Sequence[str]) -> Any:
@@ -88,7 +89,8 @@ def _run(step: Step, explained: dict, digest: str) -> store.Entry:
         result = runner.run(job, staging.action(step, job, work), step.log, step.name)
         staging.check_unchanged(step, explained, work)
         kept = {name: step.before.record["files"][name] for name in result["kept"]}
-        return store.commit(digest, explained, work / "out", time.monotonic() - started, kept)
+        took, memory = time.monotonic() - started, result["memory"]
+        return store.commit(digest, explained, work / "out", took, kept, memory=memory)
 
 
 def record_of(target: Target, steps: list[Step]) -> dict:

@@ -16,6 +16,7 @@ def save(step: Step, entry: Entry, verb: str, because: Sequence[str]) -> None:
         "key": entry.key,
         "files": entry.files,
         "seconds": entry.seconds,
+        "memory": entry.memory,
         "verb": verb,
         "because": list(because),
     }

@@ -32,22 +32,24 @@ class Row:
     hints: list[str]  # tasks of doit
 
 
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _options(given: dict[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     """The known ones in short; of the others, those that differ from their defaults."""
     shown = given | {"symmetric": "sym" if given["symmetric"] else "asym"} if "symmetric" in given else given
     first = [form.format(shown[name]) for name, form in WORDS.items() if name in shown]
-    return first + [f"{k}={v}" for k, v in given.items() if k not in (*WORDS, *FILES) and v != defaults.get(k)]
-
-
-def _defaults(options: Any) -> dict[str, Any]:
-    """As documents of keys have them: lists are no tuples."""
-    defaults = {f.name: f.default for f in dataclasses.fields(options)}
-    return {name: [*value] if isinstance(value, tuple) else value for name, value in defaults.items()}
+    return first + [
+        f"{k}={v}" for k, v in given.items() if k not in (*WORDS, *FILES) and v != _as_json(defaults.get(k))
+    ]
 
 
 def method(target: Target, built: Mapping[str, Any]) -> str:
     """What the passes did to the weights, in short: "rtn int4 b32 asym lm_head=int8". fp32 where they did nothing."""
-    defaults = {use.declaration.name: _defaults(use.options) for use in target.passes}
+    defaults = {
+        use.declaration.name: {f.name: f.default for f in dataclasses.fields(use.options)} for use in target.passes
+    }
     words = []
     for step in built["steps"]:
         name = step["pass"]
@@ -70,11 +72,13 @@ def _bits(target: Target, steps: Sequence[Step], built: Mapping[str, Any]) -> di
     return {"bits": size * 8 / parameters}
 
 
-def _seconds(target: Target, built: Mapping[str, Any]) -> dict[str, float]:
-    """What all steps together took when they ran."""
-    took = {record["key"]: record["seconds"] for _, record in history.chain(target.name)}
-    keys = [step["key"] for step in built["steps"]]
-    return {"build": sum(took[key] for key in keys)} if all(key in took for key in keys) else {}
+def _cost(target: Target, built: Mapping[str, Any]) -> dict[str, float]:
+    """What all steps took when they ran: seconds together, and megabytes of the largest process, where every entry tells."""
+    made = {record["key"]: record for _, record in history.chain(target.name)}
+    records = [made.get(step["key"], {}) for step in built["steps"]]
+    whole = {name for name in ("seconds", "memory") if all(record.get(name) is not None for record in records)}
+    seconds = {"build": sum(record["seconds"] for record in records)} if "seconds" in whole else {}
+    return seconds | ({"peak": max(record["memory"] for record in records) / 1e6} if "memory" in whole else {})
 
 
 def _usual(found: Mapping[str, Hashable]) -> set[str]:
@@ -119,6 +123,6 @@ def rows(group: Mapping[str, tuple[Target, Sequence[Step], Mapping[str, Any]]]) 
     for name, (target, steps, built) in group.items():
         size = sum(size for _, size in built["files"].values()) / 1e6
         hints = [f"check:{name}"] * (not qualities[name]) + [f"bench:{name}"] * (not speeds[name])
-        values = {"size_mb": size} | _bits(target, steps, built) | _seconds(target, built)
+        values = {"size_mb": size} | _bits(target, steps, built) | _cost(target, built)
         out.append(Row(name, target.device, method(target, built), values | qualities[name] | speeds[name], hints))
     return out

@@ -18,16 +18,18 @@ from onnxmake.errors import ObjectLost, PassError
 
 SHA256 = re.compile("[0-9a-f]{64}")
 PREBUILT = paths.TARGETS / "prebuilt"
+FIELDS = {"name", "key", "files", "seconds"}  # of an entry; "memory" may be missing
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a step made: file -> [sha256, size], in which layer its record is, and how long it took."""
+    """What a step made: file -> [sha256, size], in which layer its record is, how long it took, how much memory."""
 
     key: str
     files: dict[str, list]
     layer: Path
     seconds: float
+    memory: int | None = None  # bytes, of its process at its largest; older entries do not tell
 
 
 def local() -> Path:
@@ -61,7 +63,7 @@ def find(key: str) -> Entry | None:
     for layer in layers():
         record = _entry_of(layer, key)
         if record is not None and is_whole(record["files"]):
-            return Entry(key, record["files"], layer, record["seconds"])
+            return Entry(key, record["files"], layer, record["seconds"], record.get("memory"))
     return None
 
 
@@ -72,7 +74,7 @@ def _entry_of(layer: Path, key: str) -> dict | None:
 
 def is_entry(record: Any, key: str) -> bool:
     """Whether a record that was read has an entry's shape, is this key's, and its files' names lead nowhere else."""
-    if not isinstance(record, dict) or record.keys() != {"name", "key", "files", "seconds"} or record["name"] != key:
+    if not isinstance(record, dict) or record.keys() - {"memory"} != FIELDS or record["name"] != key:
         return False
     try:
         return isinstance(record["key"], dict) and all(
@@ -136,7 +138,13 @@ def touch(entry: Entry) -> None:
 
 
 def commit(
-    key: str, explained: Mapping, folder: Path, seconds: float, kept: Mapping[str, list], layer: Path | None = None
+    key: str,
+    explained: Mapping,
+    folder: Path,
+    seconds: float,
+    kept: Mapping[str, list],
+    layer: Path | None = None,
+    memory: int | None = None,
 ) -> Entry:
     """Move a finished step's files into the store and record them under `key`, whose document `explained` is.
 
@@ -156,14 +164,17 @@ def commit(
             put(path, files[name][0], layer)
         for parent in {object_path(layer, files[name][0]).parent for name in found}:
             sync(parent)
-    return enter(key, explained, files, seconds, layer)
+    return enter(key, explained, files, seconds, layer, memory)
 
 
-def enter(key: str, explained: Mapping, files: dict[str, list], seconds: float, layer: Path) -> Entry:
+def enter(
+    key: str, explained: Mapping, files: dict[str, list], seconds: float, layer: Path, memory: int | None = None
+) -> Entry:
     """Record what a key's step made; its objects are there."""
     record = {"name": key, "key": explained, "files": files, "seconds": round(seconds, 3)}
+    record |= {} if memory is None else {"memory": memory}
     write_record(entry_path(layer, key), record, durable=True)
-    return Entry(key, files, layer, seconds)
+    return Entry(key, files, layer, seconds, memory)
 
 
 def _is_folder(path: Path) -> bool:

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from onnxmake.errors import UnsupportedError
 from onnxmake.model.assemble import assemble
-from onnxmake.model.calibration import Feed
+from onnxmake.model.calibration import Feed, unusable
 from onnxmake.model.graph import constant, emit
 from onnxmake.model.lowering import Device
 from onnxmake.model.ranges import BINS, Seen
@@ -51,11 +50,7 @@ def observe(model: ir.Model, choice: Choice, device: Device, checkpoint: Path, f
             for tensor, value in zip(seen, run(feed)):
                 tensor.low, tensor.high = min(tensor.low, float(value.min())), max(tensor.high, float(value.max()))
                 if not np.isfinite([value.min(), value.max()]).all():
-                    raise UnsupportedError(
-                        "The model computes NaN or infinity from the calibration data.",
-                        "The data is none that the model was made for, or the checkpoint's training diverged.",
-                        "Look at the data first.",
-                    )
+                    raise unusable()
         for feed in feeds:
             for tensor, value in zip(seen, run(feed)):
                 peak = max(-tensor.low, tensor.high) or 1.0
@@ -64,22 +59,29 @@ def observe(model: ir.Model, choice: Choice, device: Device, checkpoint: Path, f
 
 
 def peaks(model: ir.Model, choice: Choice, device: Device, checkpoint: Path, feeds: Iterable[Feed]) -> np.ndarray:
-    """The largest |x| of each chosen tensor, in one run over all inputs; values as large as masks have them do not count."""
+    """The largest |x| of each chosen tensor, in one run over all inputs; NaN, and values as large as masks have them, do not count.
+
+    Raises UnsupportedError where an output of the graph is NaN.
+    """
     with running(model, lambda graph: [_peak(value) for value in choice(graph)], device, checkpoint) as run:
-        return np.max([np.array(run(feed), np.float64) for feed in feeds], 0)
+        found = np.max([np.array(run(feed), np.float64) for feed in feeds], 0)
+    if any(value.is_graph_output() and np.isinf(peak) for value, peak in zip(choice(model.graph), found)):
+        raise unusable()
+    return np.where(np.isinf(found), 0, found)
 
 
 def _peak(value: ir.Value) -> ir.Value:
-    """The same as a node behind all others of the value's graph, so that no whole tensor is handed out."""
+    """Of one value, computed behind all others of its graph, so that no whole tensor is handed out. Infinity where it holds NaN."""
     graph, end = value.graph, ir.node("Identity", [value])
     graph.append(end)
     size = emit(end, "Abs", [value], value.shape)
     mask = emit(
         end, "Less", [size, constant(graph, np.array(MASK, value.dtype.numpy()))], value.shape, dtype=ir.DataType.BOOL
     )
-    zero = constant(graph, np.array(0, value.dtype.numpy()))
-    out = emit(
-        end, "ReduceMax", [emit(end, "Where", [mask, size, zero], value.shape, dtype=value.dtype)], [], keepdims=0
-    )
+    zero, infinity = (constant(graph, np.array(x, value.dtype.numpy())) for x in (0, np.inf))
+    shown = emit(end, "Where", [mask, size, zero], value.shape, dtype=value.dtype)
+    nan = emit(end, "IsNaN", [value], value.shape, dtype=ir.DataType.BOOL)
+    shown = emit(end, "Where", [nan, infinity, shown], value.shape, dtype=value.dtype)
+    out = emit(end, "ReduceMax", [shown], [], keepdims=0)
     graph.remove(end, safe=True)
     return out

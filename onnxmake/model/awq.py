@@ -52,7 +52,7 @@ def channel_scales(weight: np.ndarray, gram: np.ndarray, bits: int, block: int, 
     """
     weight = weight[:: -(-len(weight) // ROWS)]
     size = np.sqrt(np.maximum(np.diag(gram), 0)).astype(np.float32)
-    size = np.maximum(size, size.max() * np.float32(1e-4) + np.float32(1e-30))
+    size = np.maximum(size / (size.max() or 1), np.float32(1e-4))
     best, chosen = np.inf, np.ones_like(size)
     for exponent in EXPONENTS:
         scales = size**exponent

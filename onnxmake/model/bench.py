@@ -13,6 +13,7 @@ from typing import Any
 
 from onnxmake.errors import UnsupportedError
 from onnxmake.model import latency, machine, session
+from onnxmake.model.memory import peak_bytes
 from onnxmake.model.serve import serve
 
 GENAI = "genai_config.json"
@@ -106,7 +107,7 @@ def bench(folder: str, device: str, prompt_tokens: Sequence[int], new_tokens: in
         "settings": {"prompt_tokens": list(prompt_tokens), "new_tokens": new_tokens, "repeats": repeats},
         "load_s": loaded,
         "runs": runs,
-        "peak_bytes": machine.peak_bytes(),
+        "peak_bytes": peak_bytes(),
     }
 
 

@@ -92,6 +92,15 @@ def _rows(value: ir.Value, file: Path, arrays: np.lib.npyio.NpzFile) -> np.ndarr
     return found.astype(value.dtype.numpy(), copy=False)
 
 
+def unusable(where: str = "") -> UnsupportedError:
+    """The error for data of which the model makes values that are not finite."""
+    return UnsupportedError(
+        f"The model computes NaN or infinity from the calibration data{where}.",
+        "The data is none that the model was made for, or the checkpoint's training diverged.",
+        "Look at the data first.",
+    )
+
+
 def _too_short(held: str, wanted: int) -> TargetError:
     return TargetError(
         f"The calibration data holds {held}; {wanted} are asked for.",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit, prange
 
+from onnxmake.errors import PassError
 from onnxmake.model.quantisers.fitting import fit, fit_rows
 
 PANEL = 256  # columns whose updates are applied together; a multiple of every block size
@@ -41,7 +42,7 @@ class Order:
 
     columns: np.ndarray
     factor: np.ndarray
-    hessian: np.ndarray  # its diagonal [K]; 0 where a column is never used
+    hessian: np.ndarray  # its diagonal [K]; 0 where a column is never used, and others are
 
 
 def inverse_factor(hessian: np.ndarray) -> np.ndarray:
@@ -53,13 +54,21 @@ def inverse_factor(hessian: np.ndarray) -> np.ndarray:
 def order_of(hessian: np.ndarray, damping: float, act_order: bool) -> Order:
     """What the rounding needs to know of X^T X [K, K], which may be scaled.
 
-    `damping` times the mean of the diagonal is added to it. act_order: columns that matter most come first.
+    `damping` times the mean of the diagonal is added to it. act_order: columns that matter most come first. Raises PassError
+    where it is singular even so.
     """
     diagonal = np.diag(hessian).copy()
     columns = np.argsort(-diagonal, kind="stable") if act_order else np.arange(len(hessian))
     damped = hessian[np.ix_(columns, columns)]
     damped[np.diag_indices(len(damped))] += max(damping * float(np.mean(diagonal)), 1e-8)
-    return Order(columns, inverse_factor(damped), diagonal)
+    try:
+        return Order(columns, inverse_factor(damped), diagonal if diagonal.any() else np.ones_like(diagonal))
+    except np.linalg.LinAlgError:
+        raise PassError(
+            f"With damping = {damping:g}, the Hessian of a product cannot be inverted.",
+            "Some of the channels that it reads depend on others, in all that the calibration text holds.",
+            "Write a larger damping, such as 0.01, or more samples.",
+        ) from None
 
 
 def gptq(

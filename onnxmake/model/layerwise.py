@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxmake.model.calibration import unusable
 from onnxmake.model.feeds import states
+from onnxmake.model.graph import attribute
 from onnxmake.model.progress import progress
 from onnxmake.model.reader import Reader
 from onnxmake.model.segments import Segment, Values, advance, segments
@@ -35,12 +37,17 @@ def _grams(segment: Segment, live: Sequence[Values], weights: Values) -> Grams:
     for values in live:
         for name, x in segment.run(values, weights, names).items():
             rows = x.reshape(-1, x.shape[-1])
-            out[name] = out.get(name, np.float32(0)) + rows.T @ rows
+            with np.errstate(over="ignore", invalid="ignore"):
+                out[name] = out.get(name, np.float32(0)) + rows.T @ rows
+    for weight, activation in segment.products.items():
+        if not np.isfinite(out[activation]).all():
+            raise unusable(f", in front of {attribute(segment.references[weight], 'parts')[0]}")
     return out
 
 
 def layerwise(model: ir.Model, reader: Reader, rows: np.ndarray, visit: Visit) -> None:
     """Layer by layer, let `visit` exchange weights, in place; what follows sees the activations that the new ones give.
+    Raises CheckpointError for weights, and UnsupportedError for activations, that are not finite.
 
     The model is changed. Memory: one layer's weights, and every sample's hidden states.
     """

@@ -8,8 +8,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxmake.errors import CheckpointError
 from onnxmake.model.graph import attribute
 from onnxmake.model.reader import Reader
+
+
+def not_finite(name: str) -> CheckpointError:
+    """The error that names a tensor of the checkpoint."""
+    return CheckpointError(
+        f"Tensor {name} holds NaN or infinity.",
+        "Training diverged, or the file is damaged.",
+        "Fetch the checkpoint again; if it is the same, choose another.",
+    )
 
 
 def read(node: ir.Node, reader: Reader) -> Iterator[tuple[str, np.ndarray]]:

@@ -13,13 +13,14 @@ import onnx_ir as ir
 from onnxmake.model.canonical import canonicalize
 from onnxmake.model.graph import DOMAIN, attribute, produced_by
 from onnxmake.model.lowering import apply, cpu
-from onnxmake.model.parts import read
+from onnxmake.model.parts import not_finite, read
 from onnxmake.model.reader import Reader
 from onnxmake.model.session import open_bytes
 
 LAYER = re.compile(r"\.(\d+)\.")  # in the names of a layer's weights
 FLOATS = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 Values = dict[str, np.ndarray]
+Key = tuple[str, ...]  # of a weight
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Segment:
         return 4 * sum(math.prod(node.outputs[0].shape) for node in self.references.values())
 
     def weights(self, reader: Reader) -> Values:
-        """Every weight as float32."""
+        """Every weight as float32. Raises CheckpointError for values that are not finite."""
         return {name: _read(node, reader) for name, node in self.references.items()}
 
     @cached_property
@@ -60,7 +61,7 @@ class Segment:
         return {name: values[name] for name in names if name in values} | dict(zip(made, self._session.run(made, feed)))
 
 
-def key_of(reference: ir.Node) -> tuple[str, ...]:
+def key_of(reference: ir.Node) -> Key:
     """What two references to the same values have in common."""
     return tuple(str(attribute(reference, name)) for name in ("parts", "rows", "transposed", "alternate", "offset"))
 
@@ -68,7 +69,9 @@ def key_of(reference: ir.Node) -> tuple[str, ...]:
 def _read(node: ir.Node, reader: Reader) -> np.ndarray:
     out = np.empty([*node.outputs[0].shape], np.float32)
     flat, start, offset = out.reshape(-1), 0, attribute(node, "offset", 0.0)
-    for _, rows in read(node, reader):
+    for name, rows in read(node, reader):
+        if not np.isfinite(rows).all():
+            raise not_finite(name)
         flat[start : start + rows.size] = rows.reshape(-1)
         start += rows.size
     return out + np.float32(offset) if offset else out

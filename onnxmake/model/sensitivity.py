@@ -1,6 +1,5 @@
-"""Which products lose most by being rounded, and which of them to give more bits within a size."""
+"""How much each product loses by being rounded."""
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from onnxmake.errors import PassError
 from onnxmake.model.layerwise import Grams, layerwise
 from onnxmake.model.prequantized import read_logical
 from onnxmake.model.quantisers.fitting import nearest
 from onnxmake.model.reader import Reader
-from onnxmake.model.segments import Segment, Values, key_of
+from onnxmake.model.segments import Key, Segment, Values, key_of
 from onnxmake.model.stored import dequantized
-
-Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -49,23 +45,3 @@ def measure(
 def _energy(weight: np.ndarray, gram: np.ndarray) -> float:
     """|W X|^2, for X^T X."""
     return float(np.vdot(weight @ gram, weight))
-
-
-def allocate(products: Mapping[Key, Product], low: int, high: int, average: float) -> set[Key]:
-    """Those to have the high bits: in the order of loss by value, as many as keep the average at most `average` bits a weight.
-
-    Raises PassError where the low bits alone are more than that.
-    """
-    if average < low:
-        raise PassError(
-            f"An average of {average:g} bits cannot be reached: the smallest is {low:g}.",
-            "low_bits is what a product has at least.",
-            f"Write average_bits = {low:g} or more, or smaller low_bits.",
-        )
-    room = sum(p.size for p in products.values()) * (average - low)
-    chosen: set[Key] = set()
-    for key, product in sorted(products.items(), key=lambda item: (-item[1].loss / item[1].size, item[0])):
-        if (cost := product.size * (high - low)) <= room:
-            room -= cost
-            chosen.add(key)
-    return chosen

@@ -17,6 +17,7 @@ from typing import Any
 from onnxmake.errors import PassError
 from onnxmake.model import sandbox
 from onnxmake.model.later import postpone_sympy
+from onnxmake.model.memory import peak_bytes
 from onnxmake.model.progress import tell
 from onnxmake.model.serve import serve
 
@@ -112,7 +113,7 @@ def _handle(action: dict, open_because: str | None) -> dict:
             "A step sees the files its pass declares in READS, writes to its output folder, and has no network.",
             "Declare the file in READS, or see the log for where the pass asks for it.",
         ) from error
-    return {"kept": kept}
+    return {"kept": kept, "memory": peak_bytes()}
 
 
 def main(ahead: Sequence[str], open_because: str | None) -> None:

@@ -5,30 +5,22 @@ Turn references into bytes, streaming. Memory is bounded by a block of rows, wha
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxmake.errors import CheckpointError, UnsupportedError
+from onnxmake.errors import UnsupportedError
 from onnxmake.model.channels import rounded
 from onnxmake.model.graph import DOMAIN, attribute
-from onnxmake.model.parts import read
+from onnxmake.model.parts import not_finite, read
 from onnxmake.model.prequantized import Quantized
 from onnxmake.model.reader import DTYPES, Reader
 from onnxmake.model.safetensors import Tensor
 
 ALIGNMENT = {True: 4096, False: 64}  # a page for what a runtime maps, a cache line for small tensors
-
-
-def _not_finite(name: str) -> CheckpointError:
-    return CheckpointError(
-        f"Tensor {name} holds NaN or infinity.",
-        "Training diverged, or the file is damaged.",
-        "Fetch the checkpoint again; if it is the same, choose another.",
-    )
 
 
 def _cast(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]:
@@ -37,7 +29,7 @@ def _cast(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]:
     for name, rows in read(node, reader):
         values = rows.astype(np.float32, copy=False)
         if not np.isfinite(values).all():
-            raise _not_finite(name)
+            raise not_finite(name)
         values = values + np.float32(offset) if offset else values
         with np.errstate(over="ignore"):
             out = values.astype(dtype, copy=False)
@@ -65,7 +57,7 @@ def _quantize(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]
     for name, rows in read(node, reader):
         packed, scales, zeros, bad = quantize_rows(rows, attribute(node, "method", "rtn"), *settings)
         if bad.any():
-            raise _not_finite(name)
+            raise not_finite(name)
         yield from enumerate([packed, scales.astype(scale_type, copy=False), zeros][: len(node.outputs)])
 
 
@@ -93,7 +85,7 @@ def _quantize_channels(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.
     for name, rows in _channels(node, reader):
         codes, scales = rounded(rows.astype(np.float32, copy=False), attribute(node, "bits"))
         if not np.isfinite(scales).all():
-            raise _not_finite(name)
+            raise not_finite(name)
         yield 0, codes.T if "turned" in node.attributes else codes
         yield 1, scales
 
@@ -128,6 +120,26 @@ def _label(node: ir.Node) -> str:
     )
 
 
+def references(graph: ir.Graph) -> list[ir.Node]:
+    """What is bound, in the file's order."""
+    return [node for node in graph if node.domain == DOMAIN and node.op_type in ENCODERS]
+
+
+def size_of(value: ir.Value) -> int:
+    """Bytes of one of a reference's arrays."""
+    return value.dtype.numpy().itemsize * math.prod(value.shape)
+
+
+def laid_out(sizes: Iterable[int]) -> tuple[list[int], int]:
+    """Where in the file arrays of these sizes begin, and where the last ends."""
+    starts, end = [], 0
+    for size in sizes:
+        alignment = ALIGNMENT[size >= 4096]
+        starts.append(-(-end // alignment) * alignment)
+        end = starts[-1] + size
+    return starts, end
+
+
 def bind(
     model: ir.Model,
     tensors: Mapping[str, Tensor | Quantized],
@@ -141,9 +153,9 @@ def bind(
 
     `progress` is told bytes read and to read. Raises CheckpointError for values that are not finite.
     """
-    references = [node for node in model.graph if node.domain == DOMAIN and node.op_type in ENCODERS]
-    total, done = sum(tensors[p].size for node in references for p in attribute(node, "parts")), 0
-    for node in references:
+    bound = references(model.graph)
+    total, done = sum(tensors[p].size for node in bound for p in attribute(node, "parts")), 0
+    for node in bound:
         for part in attribute(node, "parts"):
             if tensors[part].dtype not in DTYPES:
                 raise UnsupportedError(
@@ -151,20 +163,14 @@ def bind(
                     "The checkpoint is already quantised.",
                     "Choose one in bfloat16, float16 or float32.",
                 )
-    places, end = [], 0
-    for node in references:
-        for value in node.outputs:
-            size = value.dtype.numpy().itemsize * math.prod(value.shape)
-            alignment = ALIGNMENT[size >= 4096]
-            end = -(-end // alignment) * alignment
-            places.append((end, size))
-            end += size
-    pages = iter(places)
+    sizes = [size_of(value) for node in bound for value in node.outputs]
+    starts, end = laid_out(sizes)
+    pages = iter(zip(starts, sizes))
     with open(out / name, "wb", buffering=0) as file, ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(1) as behind:
         if hasattr(os, "posix_fallocate") and end:
             os.posix_fallocate(file.fileno(), 0, end)  # a full disk says so now, and pages come faster
         reader, written = Reader(tensors, ahead), None
-        for node in references:
+        for node in bound:
             here = [next(pages) for _ in node.outputs]
             position = [start for start, _ in here]
             for output, block in ENCODERS[node.op_type](node, reader):

@@ -4,6 +4,7 @@ import numpy as np
 from numba import njit, prange
 
 TRIALS = 10  # scales to either side of the extremes'
+SMALLEST = np.float32(2.0**-126)  # scale: a block of less is zero
 
 
 @njit(cache=True)
@@ -17,13 +18,14 @@ def fit(values, importance, bits, symmetric):
     low = high = np.float32(0)
     for v in values:
         low, high = min(low, v), max(high, v)
-    if low == high:
-        return np.float32(0), middle
     if symmetric:
         span, steps = (high if high > -low else low) / -middle, middle
     else:
         span, steps = (high - low) / top, top
-    best, scale, zero = np.float32(np.inf), span, middle
+    if abs(span) < SMALLEST:
+        return np.float32(0), middle
+    best, scale = np.float32(np.inf), span  # which stay where nothing is of importance
+    zero = middle if symmetric else np.rint(-low / span)
     for trial in range(-TRIALS, TRIALS + 1):
         step = span * steps / (steps + np.float32(0.1) * np.float32(trial))
         offset = middle if symmetric else min(max(np.rint(-low / step), np.float32(0)), top)
