@@ -154,6 +154,22 @@ def test_memory_is_that_of_a_few_blocks_whatever_the_tensor(tmp_path, method, tu
     assert total in (2048, 4096) and peak < 12 << 16
 
 
+@pytest.mark.parametrize("strategy", ["channel", "tensor"])
+def test_fp8_of_compressed_tensors_is_each_code_times_its_channels_scale(tmp_path, strategy):
+    stored, factors = codes(24, 40), scales(*((24, 1) if strategy == "channel" else (1,)))
+    weights = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": strategy}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    method = {"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": groups}
+    raw = {"a.weight": ("F8_E4M3", stored), "a.weight_scale": ("F32", factors), "a.input_scale": ("F32", factors)}
+    folder = write(tmp_path, raw, method)
+    assert list(read_logical(folder)) == ["a.weight"]
+    block = (1, 40) if strategy == "channel" else (24, 40)
+    np.testing.assert_array_equal(read(folder, "a.weight"), fp8_values(stored, factors.reshape(-1, 1), block))
+    weights["num_bits"] = 4
+    with pytest.raises(UnsupportedError, match="floats of 8 bits"):
+        read_logical(write(tmp_path, raw, method))
+
+
 def test_what_is_not_quantised_stays_and_what_only_kernels_read_goes(tmp_path):
     plain = np.arange(6, dtype=np.float32).reshape(2, 3)
     raw = {
@@ -274,7 +290,7 @@ BAD = {  # what stands in place of GOOD, quantization_config, the error
     "no method": ({}, {"bits": 4, "group_size": 64}, UnsupportedError, "'unnamed'"),
     **{
         method: ({}, {"quant_method": method, "bits": 4}, UnsupportedError, f"quantised by the method '{method}'")
-        for method in ("gptq", "awq", "compressed-tensors", "bitsandbytes", "nvfp4")
+        for method in ("bitsandbytes", "nvfp4", "auto-round")
     },
 }
 
@@ -300,9 +316,9 @@ def test_what_the_bad_checkpoints_are_made_of_is_good(output, tmp_path):
 
 
 def test_a_method_that_is_not_known_is_told_whatever_the_files_are(output, tmp_path):
-    write(tmp_path / "checkpoint", GOOD, {"quant_method": "awq"})
-    (tmp_path / "checkpoint" / "model.safetensors").rename(tmp_path / "checkpoint" / "awq.pt")
-    with pytest.raises(UnsupportedError, match="'awq'"):
+    write(tmp_path / "checkpoint", GOOD, {"quant_method": "hqq"})
+    (tmp_path / "checkpoint" / "model.safetensors").rename(tmp_path / "checkpoint" / "hqq.pt")
+    with pytest.raises(UnsupportedError, match="'hqq'"):
         describe(tmp_path / "checkpoint")
 
 

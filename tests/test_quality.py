@@ -24,13 +24,13 @@ PROMPTS = ("import os\n", "def main(", "class Error(Exception):\n    ")
 
 @functools.cache
 def tokens() -> np.ndarray:
-    """The held-out text as rows of WINDOW tokens."""
+    """A fourth of the held-out text, as rows of WINDOW tokens."""
     ids = Tokenizer.from_file(str(TINY / "tokenizer.json")).encode((TINY / "heldout.txt").read_text()).ids
-    return np.array(ids[: len(ids) // WINDOW * WINDOW], np.int64).reshape(-1, WINDOW)
+    return np.array(ids[: len(ids) // WINDOW * WINDOW], np.int64).reshape(-1, WINDOW)[::4]
 
 
 def perplexity(folder) -> float:
-    """exp of the mean next-token loss over consecutive windows."""
+    """exp of the mean next-token loss over windows."""
     session = open_scoring(folder / "model.onnx")
     shapes = {i.name: i.shape for i in session.get_inputs()}
     empty = {n: np.zeros((1, s[1], 0, s[3]), np.float32) for n, s in shapes.items() if n.startswith("past")}

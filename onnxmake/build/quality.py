@@ -17,7 +17,7 @@ SEMANTIC = ("export", "pool")  # passes that say what a model computes; those be
 HELDOUT = paths.TARGETS / "tiny" / "heldout.txt"
 TABLES = "onnxmake.model.lowering"  # loaded by name
 EVALUATION = ("onnxmake.model.evaluate",)
-TWIN = ("onnxmake.model.sweep", "onnxmake.model.parity", f"{TABLES}.portable")
+TWIN = ("onnxmake.model.sweep", "onnxmake.model.regroup", "onnxmake.model.parity", f"{TABLES}.portable")
 
 
 def _path(target: Target) -> Path:

@@ -87,7 +87,7 @@ def is_proven(name: str | None, device: str, rows: Mapping[str, Row]) -> bool:
 def _columns(target: Target) -> list[str]:
     """What must be right for the target: its device's graph, GenAI where that is to run it, quantised weights where it has any."""
     names = [use.declaration.name for use in target.passes]
-    asked = {"genai": "package_genai" in names, "int4": any(name.startswith("quantize_") for name in names)}
+    asked = {"genai": "package_genai" in names, "int4": any(name.startswith(("quantize_", "repack")) for name in names)}
     return [target.device, *(column for column, needed in asked.items() if needed)]
 
 

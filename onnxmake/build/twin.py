@@ -1,14 +1,18 @@
 """A twin of a target's checkpoint after its passes, compared with what Transformers computes of it."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from onnxmake.build import execute, paths, store, support
+from onnxmake.build.files import read_json
 from onnxmake.build.plan import Step, steps_of
 from onnxmake.build.source import Checkpoint
 from onnxmake.build.target import Target
 from onnxmake.errors import CheckFailed
+from onnxmake.model.grouped import Grouped
+from onnxmake.model.prequantized import read_logical
 
 # How many times as much as Transformers loses in fp16 or bf16 may be lost. With experts more, as a rounding may choose another
 # one of them, which shows in all that follows.
@@ -43,6 +47,18 @@ def _twin(target: Target, checkpoint: Checkpoint) -> Path:
     return folder / "twin"
 
 
+def _store_alike(target: Target, checkpoint: Checkpoint, twin: Path) -> None:
+    """Let a twin hold its weights in groups of integers as the checkpoint does, for the pass that takes them over."""
+    source = Path(checkpoint.record["folder"])
+    found = [tensor for tensor in read_logical(source).values() if isinstance(tensor, Grouped)]
+    if not found or all(use.declaration.name != "repack" for use in target.passes):
+        return
+    names = sorted({re.sub(r"\d+", "*", tensor.name) for tensor in found})
+    settings = read_json(source / "config.json")["quantization_config"]
+    action = {"settings": settings, "names": names, "scales": found[0].scales.tensor.dtype}
+    support.run("regroup", "cpu", twin, action, f"check:{target.name}")
+
+
 def _limit(target: Target, checkpoint: Checkpoint) -> tuple[float, str]:
     """The largest error that is rounding alone, and what it is."""
     if half := _half(target):
@@ -69,6 +85,7 @@ def verdict(target: Target, checkpoint: Checkpoint, errors: Mapping[str, float])
 def compare(target: Target, checkpoint: Checkpoint) -> dict[str, float]:
     """Errors of a twin's outputs. Raises CheckFailed where one is above the tolerance."""
     folder = _twin(target, checkpoint)
+    _store_alike(target, checkpoint, folder)
     twin = Checkpoint(target.source, folder)
     execute.make_source(twin)
     steps = _graph_steps(target, twin)

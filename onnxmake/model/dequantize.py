@@ -5,7 +5,8 @@ import math
 import ml_dtypes
 import numpy as np
 
-from onnxmake.model.prequantized import SCALES, Quantized
+from onnxmake.model.codes import dequantized
+from onnxmake.model.prequantized import SCALES, Grouped, Quantized
 from onnxmake.model.safetensors import Tensor
 
 FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
@@ -28,8 +29,10 @@ def _spread(scales: np.ndarray, block: int, first: int, stop: int, axis: int) ->
     return scales.repeat(np.diff(blocks.clip(first, stop)), axis)
 
 
-def tile(tensor: Quantized, matrix: int, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+def tile(tensor: Quantized | Grouped, matrix: int, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
     """Rows and columns, each from first to stop, of a stored matrix: float32 [rows, columns]."""
+    if isinstance(tensor, Grouped):
+        return dequantized(tensor, rows, columns)
     (height, _), (tall, wide), values = tensor.matrix, tensor.block, VALUES[tensor.codes.dtype]
     matrices, places = math.prod(tensor.shape[:-2]), values.itemsize // 4  # values of a byte
     codes = _mapped(tensor.codes, "uint8", matrices, height)[matrix]

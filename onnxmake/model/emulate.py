@@ -11,10 +11,10 @@ import onnx_ir as ir
 from onnxmake.model import channels
 from onnxmake.model.graph import attribute, emit, integers, nodes, produced_by, prune, replace
 from onnxmake.model.kernels import quantize_rows
-from onnxmake.model.prequantized import Quantized, read_logical
+from onnxmake.model.prequantized import Stored, read_logical
 from onnxmake.model.quantisers.packing import unpack
 from onnxmake.model.reader import CODES, DTYPES, Reader
-from onnxmake.model.safetensors import Tensor, header_of, read_header
+from onnxmake.model.safetensors import header_of, read_header
 from onnxmake.model.stored import SUFFIXES, dequantized
 
 
@@ -50,7 +50,7 @@ def values_of(
     return ((codes - zero) * scales[..., None]).reshape(len(weight), -1)[:, : weight.shape[1]]
 
 
-def _values(checkpoint: Mapping[str, Tensor | Quantized]) -> dict[str, np.ndarray]:
+def _values(checkpoint: Mapping[str, Stored]) -> dict[str, np.ndarray]:
     """Name -> array of every tensor that is a weight, float32, or codes: no counters."""
     tensors = {name: tensor for name, tensor in checkpoint.items() if tensor.dtype in DTYPES | CODES}
     with ThreadPoolExecutor(1) as ahead:
@@ -102,7 +102,7 @@ def rounded_checkpoint(
         _made(tensors, model, _values(read_header(stored)))
     done: set[str] = set()
     for node in nodes(model.graph, "QuantizedWeight"):
-        if "stored" in node.attributes:
+        if "stored" in node.attributes or attribute(node, "method") == "checkpoint":
             continue
         settings = [attribute(node, name) for name in ("bits", "block_size", "symmetric")]
         settings.append(node.outputs[1].dtype.numpy())

@@ -57,7 +57,8 @@ def _alternating(node: ir.Node, reader: Reader) -> Iterator[tuple[str, np.ndarra
         stop = min(start + step, half)
         halves = (place, place + half)
         both = [_range(node, reader, parts, starts, begin + start, begin + stop) for begin in halves]
-        yield parts[bisect.bisect_right(starts, place + start) - 1][0], np.stack(both, 1).reshape(-1, width)
+        pairs = np.stack(both, 1)
+        yield parts[bisect.bisect_right(starts, place + start) - 1][0], pairs.reshape(-1, pairs.shape[-1])
 
 
 def _range(node: ir.Node, reader: Reader, parts: Sequence, starts: Sequence[int], start: int, end: int) -> np.ndarray:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from onnxmake.errors import CheckpointError, UnsupportedError
+from onnxmake.model.grouped import Grouped, grouped
+from onnxmake.model.groupings import Grouping
 from onnxmake.model.safetensors import Tensor, read_checkpoint
 from onnxmake.model.schemes import Scheme, Shape, scheme_of
 
@@ -47,6 +49,9 @@ class Quantized:
         return (columns, rows) if self.turned else (rows, columns)
 
 
+Stored = Tensor | Quantized | Grouped
+
+
 def _quantized(raw: Mapping[str, Tensor], name: str, scheme: Scheme) -> Quantized:
     codes, scales = raw[name + scheme.suffix], raw.get(name + scheme.scales)
     stored, block, fitting = scheme.layout(codes.shape)
@@ -72,24 +77,26 @@ def _quantized(raw: Mapping[str, Tensor], name: str, scheme: Scheme) -> Quantize
     return Quantized(codes, scales, shape, block, scheme.turned)
 
 
-def logical(raw: Mapping[str, Tensor], scheme: Scheme | None) -> dict[str, Tensor | Quantized]:
+def logical(raw: Mapping[str, Tensor], scheme: Scheme | Grouping | None) -> dict[str, Stored]:
     """The tensors of a checkpoint under the names and shapes of an unquantised one.
 
     Raises CheckpointError where scales are missing or misshapen, UnsupportedError where they are of no known type.
     """
     if scheme is None:
         return dict(raw)
+    if isinstance(scheme, Grouping):
+        return {**grouped(raw, scheme)}
     coded = [
         name.removesuffix(scheme.suffix)
         for name, tensor in raw.items()
         if tensor.dtype == scheme.dtype and name.endswith(scheme.suffix) and len(tensor.shape) >= scheme.rank
     ]
     parts = {name + suffix for name in coded for suffix in (scheme.suffix, scheme.scales)}
-    plain = {n: t for n, t in raw.items() if n not in parts and not n.endswith(scheme.unread)}
+    plain: dict[str, Stored] = {n: t for n, t in raw.items() if n not in parts and not n.endswith(scheme.unread)}
     return plain | {name: _quantized(raw, name, scheme) for name in coded}
 
 
-def read_logical(folder: Path) -> dict[str, Tensor | Quantized]:
+def read_logical(folder: Path) -> dict[str, Stored]:
     """The tensors of a checkpoint folder, as its config.json says that they are stored."""
     scheme = scheme_of(json.loads((folder / "config.json").read_text("utf-8")))
     return logical(read_checkpoint(folder), scheme)

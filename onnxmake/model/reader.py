@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxmake.errors import CheckpointError, UnsupportedError
 from onnxmake.model.dequantize import tile
-from onnxmake.model.prequantized import Quantized
+from onnxmake.model.prequantized import Grouped, Quantized, Stored
 from onnxmake.model.safetensors import Tensor
 
 BLOCK = 8 << 20  # bytes handed on at once: fits the caches that matter, and is long enough for a disk
@@ -31,7 +31,7 @@ def _pieces(start: int, end: int, rows: int, step: int) -> Iterator[tuple[int, i
 class Reader:
     """Reads tensors in blocks of rows, one ahead of the caller, into two buffers that serve all that is not quantised."""
 
-    def __init__(self, tensors: Mapping[str, Tensor | Quantized], ahead: ThreadPoolExecutor):
+    def __init__(self, tensors: Mapping[str, Stored], ahead: ThreadPoolExecutor):
         self.tensors, self.ahead = tensors, ahead
         self.block, self.buffers = BLOCK, [bytearray(BLOCK), bytearray(BLOCK)]
 
@@ -39,7 +39,7 @@ class Reader:
         """Rows of the tensor with its last two axes exchanged: read in place, some columns at a time."""
         tensor = self.tensors[name]
         end = math.prod(tensor.shape) // tensor.shape[-2] if end is None else end
-        if isinstance(tensor, Quantized):
+        if not isinstance(tensor, Tensor):
             yield from self._dequantized(tensor, not tensor.turned, start, end)
             return
         dtype, (height, width) = np.dtype(DTYPES[tensor.dtype]), tensor.shape[-2:]
@@ -55,7 +55,7 @@ class Reader:
         tensor = self.tensors[name]
         width = (tensor.shape or (1,))[-1]
         end = math.prod(tensor.shape) // width if end is None else end
-        if isinstance(tensor, Quantized):
+        if not isinstance(tensor, Tensor):
             yield from self._dequantized(tensor, tensor.turned, start, end)
             return
         dtype = np.dtype((DTYPES | CODES)[tensor.dtype])
@@ -79,7 +79,7 @@ class Reader:
         with open(tensor.path, "rb", buffering=0) as file:
             yield from self._results(functools.partial(read, place) for place in range(first, last, step))
 
-    def _dequantized(self, tensor: Quantized, turned: bool, start: int, end: int) -> Iterator[np.ndarray]:
+    def _dequantized(self, tensor: Quantized | Grouped, turned: bool, start: int, end: int) -> Iterator[np.ndarray]:
         """Rows [start, end) of the stored matrices or, where `turned`, their columns, each as a row."""
         height, width = tensor.matrix
 

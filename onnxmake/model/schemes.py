@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxmake.errors import CheckpointError, UnsupportedError
+from onnxmake.model.groupings import Grouping, awq, compressed, gptq, unknown, weights_of
 
 Shape = tuple[int, ...]
 Layout = tuple[Shape, Shape, Sequence[Shape]]  # a tensor's shape as stored, its blocks, shapes that its scales may have
@@ -62,10 +63,33 @@ def _mxfp4(settings: Mapping[str, Any]) -> Scheme:
     return Scheme("U8", "_blocks", "_scales", (), True, 3, _groups)
 
 
-SCHEMES = {"fp8": _fp8, "mxfp4": _mxfp4}
+def _by_channel(shape: Shape) -> Layout:
+    *lead, rows, columns = shape
+    return shape, (1, columns), [(*lead, rows, 1)]
 
 
-def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
+def _compressed_tensors(settings: Mapping[str, Any]) -> Scheme | Grouping:
+    """Codes of fp8 as X, and scales as X_scale, of the format float-quantized; in groups any other."""
+    if settings.get("format") != "float-quantized":
+        return compressed(settings)
+    weights = weights_of(settings)
+    layouts: dict[str, Callable[[Shape], Layout]] = {"channel": _by_channel, "tensor": functools.partial(_tiles, None)}
+    if weights.get("num_bits") != 8 or weights.get("strategy") not in layouts:
+        raise unknown("weights", weights, "known are floats of 8 bits with a scale for each channel or tensor")
+    layout = layouts[weights["strategy"]]
+    return Scheme("F8_E4M3", "", "_scale", (".input_scale", ".k_scale", ".v_scale"), False, 2, layout)
+
+
+SCHEMES: dict[str, Callable[[Mapping[str, Any]], Scheme | Grouping]] = {
+    "fp8": _fp8,
+    "mxfp4": _mxfp4,
+    "gptq": gptq,
+    "awq": awq,
+    "compressed-tensors": _compressed_tensors,
+}
+
+
+def scheme_of(config: Mapping[str, Any]) -> Scheme | Grouping | None:
     """How the weights that belong to config.json `config` are quantised; None where they are not.
 
     Raises UnsupportedError for a method that is not known.
@@ -76,7 +100,7 @@ def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
     method = str(settings.get("quant_method", "unnamed")) if isinstance(settings, Mapping) else "unnamed"
     if method not in SCHEMES:
         raise UnsupportedError(
-            f"The checkpoint is quantised by the method {method!r}; of quantised ones only {' and '.join(SCHEMES)} are read.",
+            f"The checkpoint is quantised by the method {method!r}; of quantised ones only {', '.join(SCHEMES)} are read.",
             "quantization_config in config.json says so: each method stores its weights in a way of its own.",
             "Choose the model's unquantised checkpoint; quantize_rtn quantises it during the build.",
         )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxmake.errors import UnsupportedError
 from onnxmake.model.canonical import canonicalize
 from onnxmake.model.graph import DOMAIN, attribute, produced_by
 from onnxmake.model.lowering import apply, cpu
@@ -109,9 +110,15 @@ def widen(graph: ir.Graph) -> None:
 def segments(model: ir.Model, wanted: Collection[str]) -> list[Segment]:
     """The model for the CPU, in float32, cut between layers as the names of their weights number them; in place.
 
-    `wanted`: the graph's outputs to compute.
+    `wanted`: the graph's outputs to compute. Raises UnsupportedError where weights are quantised already.
     """
     graph = model.graph
+    if any(node.op_type == "QuantizedWeight" for node in graph):
+        raise UnsupportedError(
+            "The graph holds weights that are quantised already.",
+            "repack, or a quantiser, came before a pass that runs the unquantised model on a text.",
+            "Leave what is left to a quantiser that needs no text, such as quantize_rtn.",
+        )
     graph.outputs[:] = [value for value in graph.outputs if value.name in wanted]
     widen(graph)
     apply(graph, cpu.TABLE, keep={"Linear"})  # which attention may pack

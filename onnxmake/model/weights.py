@@ -16,9 +16,8 @@ from onnxmake.errors import UnsupportedError
 from onnxmake.model.channels import rounded
 from onnxmake.model.graph import DOMAIN, attribute
 from onnxmake.model.parts import not_finite, read
-from onnxmake.model.prequantized import Quantized
+from onnxmake.model.prequantized import Stored
 from onnxmake.model.reader import DTYPES, Reader
-from onnxmake.model.safetensors import Tensor
 
 ALIGNMENT = {True: 4096, False: 64}  # a page for what a runtime maps, a cache line for small tensors
 
@@ -49,6 +48,11 @@ def _quantize(node: ir.Node, reader: Reader) -> Iterator[tuple[int, np.ndarray]]
     """
     if "stored" in node.attributes:
         yield from _stored(node, reader)
+        return
+    if attribute(node, "method") == "checkpoint":
+        from onnxmake.model.repacked import repacked
+
+        yield from repacked(node, reader)
         return
     from onnxmake.model.kernels import quantize_rows  # half a second that only a quantised model pays
 
@@ -142,7 +146,7 @@ def laid_out(sizes: Iterable[int]) -> tuple[list[int], int]:
 
 def bind(
     model: ir.Model,
-    tensors: Mapping[str, Tensor | Quantized],
+    tensors: Mapping[str, Stored],
     out: Path,
     name: str,
     progress: Callable[[int, int], None],

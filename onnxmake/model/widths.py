@@ -13,7 +13,7 @@ from onnxmake.model.head import find_head
 from onnxmake.model.options import LISTS, BlockOptions
 
 
-def _references(node: ir.Node) -> list[ir.Node]:
+def references(node: ir.Node) -> list[ir.Node]:
     """The Weight nodes whose values the op reads as they are stored."""
     values = {"Linear": node.inputs[1:2], "Experts": node.inputs[3:5], "Gather": node.inputs[:1]}[node.op_type]
     return [weight for value in values if (weight := produced_by(value, "Weight", DOMAIN))]
@@ -28,7 +28,7 @@ def _by_kind(graph: ir.Graph, o: BlockOptions) -> list[tuple[ir.Node, int]]:
     for node in nodes(graph, "Gather"):
         shared = head is not None and node.inputs[0] is head.inputs[1]
         found.append((node, (tied if shared else bits)[o.embeddings]))
-    return [(node, number) for node, number in found if _references(node)]
+    return [(node, number) for node, number in found if references(node)]
 
 
 def widths(graph: ir.Graph, o: BlockOptions) -> list[tuple[ir.Node, int, str]]:
@@ -37,7 +37,7 @@ def widths(graph: ir.Graph, o: BlockOptions) -> list[tuple[ir.Node, int, str]]:
     A tied embedding without bits of its own has its head's. Raises TargetError as `claims` does.
     """
     found = _by_kind(graph, o)
-    names = [[part.removesuffix(".weight") for w in _references(n) for part in attribute(w, "parts")] for n, _ in found]
+    names = [[part.removesuffix(".weight") for w in references(n) for part in attribute(w, "parts")] for n, _ in found]
     labels = claims(names, {label: getattr(o, label) for label in LISTS})
     return [
         (node, bits, "") if label is None else (node, LISTS[label], f"{read[0]}, in {label},")

@@ -5,7 +5,7 @@ Op type -> function(node) that replaces the node.
 | op | inputs -> outputs | attributes |
 |---|---|---|
 | Weight | -> tensor of the checkpoint, in the output's dtype | parts: names, one's rows after the other's; rows: the start and end of each, where not whole; transposed: the last two axes of each part; alternate: the first half of each matrix's rows between those of the second; offset: added; instead_of: the tensor that a step has changed to this |
-| QuantizedWeight | -> packed uint8, scales, zero points (asymmetric only) | parts, shape, method (a key of kernels.METHODS), bits, block_size, symmetric; stored: the name of what a step has made of it |
+| QuantizedWeight | -> packed uint8, scales, zero points (asymmetric only) | parts, shape, method (a key of kernels.METHODS; checkpoint: it holds them so), bits, block_size, symmetric; stored: the name of what a step has made of it |
 | ChannelQuantizedWeight | -> int8 codes, float32 scales of the first axis | parts, shape, bits: 7 or 8 of a code; turned: codes [K, N] of a weight [N, K] |
 | Linear | x [.., K], weight [N, K], bias [N]? -> x W^T + b | |
 | RMSNorm | x, weight [K] -> x / rms(x) * (offset + weight) | epsilon, offset |

@@ -35,9 +35,10 @@ def packed(codes: np.ndarray, bits: int, padding: int = 0) -> np.ndarray:
     """uint8 [N, ceil(K bits / 8)]: codes [N, K] of `bits` each, low bits first; the last byte filled up with `padding`."""
     each = 8 // bits
     padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % each)), constant_values=padding)
-    return np.bitwise_or.reduce(
-        padded.reshape(len(codes), -1, each) << (bits * np.arange(each, dtype=np.uint8)), -1, dtype=np.uint8
-    )
+    out = np.ascontiguousarray(padded[:, ::each])
+    for i in range(1, each):  # over whole rows: several times as fast as over the codes of a byte
+        out |= padded[:, i::each] << np.uint8(bits * i)
+    return out
 
 
 def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
