@@ -61,6 +61,11 @@ def task_check():
     yield from runs.checks(PLAN)
 
 
+def task_search():
+    """try a target's options: doit search:NAME, of targets with [search]"""
+    yield from runs.searches(PLAN)
+
+
 def task_support():
     """which architectures are proven right, and where"""
     return runs.support_table()

@@ -1,11 +1,11 @@
-"""What is done with targets, images and architectures, as doit tasks: show, try, bench, bundle, image, check, support, sweep."""
+"""What is done with targets, images and architectures, as doit tasks: show, try, bench, bundle, image, check, search, support, sweep."""
 
 import sys
 from collections.abc import Iterator
 
-from onnxmake.build import bundle, check, image, measure, show, support
+from onnxmake.build import bundle, check, image, measure, search, show, support
 from onnxmake.build.plan import Plan
-from onnxmake.build.tasks import Task, acting, failing, task
+from onnxmake.build.tasks import Task, acting, failing, needs, task
 from onnxmake.errors import TargetError
 
 
@@ -89,6 +89,17 @@ def checks(plan: Plan) -> Iterator[Task]:
         made = task(name, doc, check.check, target, chain, task_dep=[f"build:{name}"])
         yield made if measure.is_built(target) else _alone(made, "check")
     yield from _nothing(plan, "doit check:NAME builds a target and checks it.")
+
+
+def searches(plan: Plan) -> Iterator[Task]:
+    """Of targets with [search]; each stands outside the group, as it takes long."""
+    if not _asked("search"):
+        return
+    found = {name: both for name, both in plan.targets.items() if both[0].search}
+    for name, (target, chain) in found.items():
+        doc = "try options, and keep the variants that nothing beats"
+        made = task(name, doc, search.search, target, chain, task_dep=[f"_inputs:{needs(target, chain)}"])
+        yield {k: v for k, v in made.items() if k != "name"} | {"basename": f"search:{name}"}
 
 
 def support_table() -> Task:

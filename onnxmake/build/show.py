@@ -1,32 +1,60 @@
 """A target as it was read, as TOML again: what it is like filled in, every option with its value."""
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
+from onnxmake.build import paths
 from onnxmake.build.report import say
 from onnxmake.build.target import Target
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_value, value))}]"
-    return json.dumps(value, ensure_ascii=False)  # of strings, numbers and booleans, JSON's form is TOML's
+def value(given: Any) -> str:
+    if isinstance(given, tuple):
+        return f"[{', '.join(map(value, given))}]"
+    return json.dumps(given, ensure_ascii=False)  # of strings, numbers and booleans, JSON's form is TOML's
 
 
 def _lines(table: dict[str, Any]) -> list[str]:
-    return [f"{key} = {_value(value)}" for key, value in table.items() if value is not None]
+    return [f"{key} = {value(given)}" for key, given in table.items() if given is not None]
+
+
+def _beside(file: Path, target: Target) -> str:
+    """How the target names a file; the text that comes along has no name."""
+    return "" if file.parent == paths.TEXTS else Path(os.path.relpath(file, target.file.parent)).as_posix()
+
+
+def passes(target: Target) -> str:
+    """The target's list of passes."""
+    blocks = []
+    for use in target.passes:
+        limits = {"may_skip": use.may_skip, "memory_mb": use.memory_mb}
+        named = {Path(staged).stem: _beside(file, target) for staged, file in use.files.items()}
+        blocks.append(["[[pass]]", *_lines({"use": use.declaration.name} | vars(use.options) | named | limits)])
+    return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def _search(target: Target) -> list[list[str]]:
+    if target.search is None:
+        return []
+    blocks = [["[search]", *_lines(vars(target.search.settings))]]
+    for axis in target.search.axes:
+        if (head := f"[search.{axis.name}]") != blocks[-1][0]:
+            blocks.append([head])
+        between = f"{{ low = {axis.low}, high = {axis.high} }}"
+        blocks[-1].append(f"{axis.option} = {value(axis.values) if axis.values else between}")
+    return blocks
 
 
 def toml(target: Target) -> str:
     """A target file that reads as `target`, with nothing left to defaults."""
     blocks = [[f"# {target.description}", *_lines({"device": target.device, "unproven": target.unproven})]]
     blocks.append(["[source]", *_lines(vars(target.source))])
-    for use in target.passes:
-        limits = {"may_skip": use.may_skip, "memory_mb": use.memory_mb}
-        blocks.append(["[[pass]]", *_lines({"use": use.declaration.name} | vars(use.options) | limits)])
+    blocks.append([passes(target)])
     blocks.append(["[check]", *_lines(vars(target.check))])
     blocks.append(["[bench]", *_lines(vars(target.bench))])
-    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+    return "\n\n".join("\n".join(block) for block in blocks + _search(target)) + "\n"
 
 
 def show(target: Target) -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxmake.build import like, paths
+from onnxmake.build import like, paths, space
 from onnxmake.build.declaration import Declaration, declaration
 from onnxmake.build.device import devices
 from onnxmake.build.gates import Check
 from onnxmake.build.schema import nearest, parse
+from onnxmake.build.space import Search
 from onnxmake.errors import TargetError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -23,6 +24,7 @@ FORMS = {
     "source": "[source]",
     "check": "[check]",
     "bench": "[bench]",
+    "search": "[search]",
     "pass": "[[pass]]",
 }
 
@@ -85,6 +87,7 @@ class Target:
     bench: Bench
     unproven: bool = False  # build also what no sweep has found right
     check: Check = Check()
+    search: Search | None = None
 
 
 def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Path]]:
@@ -153,7 +156,7 @@ def read_target(file: Path, files: Mapping[str, Path] | None = None, reader: Cal
     """
     where = paths.shown(file)
     text, table = like.load(file, files, reader)
-    tables: dict[str, type] = {"source": dict, "pass": list, "check": dict, "bench": dict}
+    tables: dict[str, type] = {"source": dict, "pass": list, "check": dict, "bench": dict, "search": dict}
     allowed: dict[str, type] = {"device": str, "unproven": bool, **tables}
     for key, value in table.items():
         if key not in allowed:
@@ -194,6 +197,7 @@ def read_target(file: Path, files: Mapping[str, Path] | None = None, reader: Cal
         parse(Bench, table.get("bench", {}), f"{where}: [bench]"),
         table.get("unproven", False),
         _check(table.get("check", {}), file, files, where),
+        space.read(table["search"], uses, f"{where}: [search]") if "search" in table else None,
     )
 
 

@@ -125,7 +125,7 @@ def steps(plan: Plan) -> Iterator[Task]:
         )
 
 
-def _needs(target: Target, chain: list[Step]) -> str:
+def needs(target: Target, chain: list[Step]) -> str:
     """Names what a target asks of its checkpoint: those that ask the same are checked once."""
     asked = [*dict.fromkeys(step.name for step in chain), target.device, *(["unproven"] if target.unproven else [])]
     return f"{chain[0].checkpoint.id}:{'+'.join(asked)}"
@@ -133,7 +133,7 @@ def _needs(target: Target, chain: list[Step]) -> str:
 
 def inputs(plan: Plan) -> Iterator[Task]:
     """Before a target's first step: does the checkpoint hold what the later ones need, and is its architecture proven?"""
-    for name, (target, chain) in {_needs(*both): both for both in plan.targets.values()}.items():
+    for name, (target, chain) in {needs(*both): both for both in plan.targets.values()}.items():
 
         def check(target=target, chain=chain) -> None:
             support.check(target, chain[0].checkpoint)
@@ -161,7 +161,7 @@ def builds(plan: Plan) -> Iterator[Task]:
             target,
             chain,
             check=execute.is_delivered,
-            task_dep=[f"_inputs:{_needs(target, chain)}", f"_step:{chain[-1].id}"],
+            task_dep=[f"_inputs:{needs(target, chain)}", f"_step:{chain[-1].id}"],
             clean=[functools.partial(execute.clean, target)],
         )
     for name, error in plan.broken.items():
