@@ -60,6 +60,10 @@ class StepFailed(OnnxmakeError):
     """A step's process ended without a result."""
 
 
+class Refused(StepFailed):
+    """A step said itself why it gives no result."""
+
+
 class EngineError(EnvironmentMissing):
     """The container engine is missing, refuses, or failed."""
 

@@ -8,7 +8,7 @@ import pytest
 from onnxmake.build import evaluation, execute, paths, runner, search, show
 from onnxmake.build.plan import checkpoint_of, steps_of
 from onnxmake.build.target import read_target
-from onnxmake.errors import EnvironmentMissing, StepFailed, TargetError, UnsupportedError
+from onnxmake.errors import EnvironmentMissing, Refused, StepFailed, TargetError
 
 TARGET = """# mine
 device = "cpu"
@@ -46,7 +46,7 @@ def made(output, monkeypatch):
         options = target.passes[2].options
         built.append({"block_size": options.block_size, "symmetric": options.symmetric})
         if options.block_size == 64:
-            raise UnsupportedError("64 does not divide it.", "", "")
+            raise Refused("64 does not divide it.", "", "")
         worse = 0.0 if options.symmetric else 0.5
         return {"kl": options.block_size / 100 + worse, "size_mb": 10 - options.block_size / 64, "top1": 0.9}
 

@@ -18,7 +18,7 @@ from onnxmake.build.once import once
 from onnxmake.build.report import bar, say
 from onnxmake.build.settings import choice
 from onnxmake.build.talk import talk
-from onnxmake.errors import EngineError, StepFailed
+from onnxmake.errors import EngineError, Refused, StepFailed
 
 RUNNERS = {"venv": process, "docker": container}
 
@@ -92,7 +92,7 @@ def _run(job: Job, action: Mapping[str, Any], log: Path, label: str, echo: Calla
                 f"Read {paths.shown(log)}; a pass declares TIMEOUT_S.",
             ) from None
     if "error" in heard:
-        raise StepFailed(**heard["error"])
+        raise Refused(**heard["error"])
     if code:
         raise _crashed(label, code, log)
     if "open" in heard:

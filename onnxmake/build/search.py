@@ -11,9 +11,9 @@ from onnxmake.build.plan import Step, steps_of
 from onnxmake.build.report import say
 from onnxmake.build.space import LARGER
 from onnxmake.build.target import Target
-from onnxmake.errors import EnvironmentMissing, PassError, TargetError, UnsupportedError
+from onnxmake.errors import EnvironmentMissing, PassError, Refused, TargetError, UnsupportedError
 
-REFUSALS = (PassError, TargetError, UnsupportedError)  # of options that do not go together: the next are tried
+REFUSALS = (PassError, Refused, TargetError, UnsupportedError)  # of options that do not go together: the next are tried
 Point = dict[str, Any]  # axis' label -> value
 
 
