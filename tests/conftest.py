@@ -1,6 +1,7 @@
 """Fixtures shared by the tests."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,13 @@ from onnxmake.build import digest, locks, paths, store
 from onnxmake.build.files import read_record
 
 TINY = ("tiny-fp32-cpu", "tiny-int4-cpu", "tiny-int8-cpu", "tiny-int4-cuda", "tiny-int4-directml")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with long tests first, then those with many: no worker ends alone with one."""
+    counts = Counter(item.path for item in items)
+    slow = {item.path for item in items for name in ("slow", "docker") if item.get_closest_marker(name)}
+    items.sort(key=lambda item: (item.path not in slow, -counts[item.path], item.path))
 
 
 @pytest.fixture
@@ -50,9 +58,7 @@ def delivered(built, output):
     for shared in ("envs", "numba", "store"):
         (paths.CACHE / shared).symlink_to(cache / shared)
     shutil.copytree(built.output / "dist", paths.DIST, ignore=shutil.ignore_patterns(locks.WORKING))
-    shutil.copytree(
-        built.output / "build", paths.BUILD, ignore=shutil.ignore_patterns(locks.WORKING, "quality", "bench")
-    )
+    shutil.copytree(built.output / "build", paths.BUILD, ignore=shutil.ignore_patterns(locks.WORKING, "quality"))
     return output
 
 

@@ -48,7 +48,7 @@ def run_here() -> None:
         work = Path(action["work"])
         names = ("pass", "file", "options", "may_skip")
         found = action | {"file": Path(action["file"])}
-        return {"kept": step.run_pass(*(found[n] for n in names), work / "src", work / "out")}
+        return {"kept": step.run_pass(*(found[n] for n in names), work / "src", work / "out"), "memory": 0}
 
     runner.run = run
 

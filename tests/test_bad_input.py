@@ -19,6 +19,8 @@ from onnxmake.model.safetensors import read_header
 TINY = paths.TARGETS / "tiny"
 WEIGHTS = "model.safetensors"
 
+pytestmark = pytest.mark.slow
+
 
 def truncate(folder: Path) -> None:
     os.truncate(folder / WEIGHTS, 2000)

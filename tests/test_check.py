@@ -17,6 +17,8 @@ from onnxmake.build.plan import checkpoint_of, steps_of
 from onnxmake.build.target import read_target
 from onnxmake.errors import CheckFailed, TargetError
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_tiny_target_is_right_on_a_twin_and_near_the_unquantised_model(tmp_path):
     builder = Builder(tmp_path)
@@ -168,6 +170,7 @@ def bench(name, decode, prompts=(32, 256), cpu="a CPU"):
 
 
 def test_decode_speed_is_a_multiple_of_another_target_s_as_both_were_measured(asked, capsys):
+    shutil.rmtree(paths.BUILD / "bench", ignore_errors=True)
     target, steps = checked(min_decode=2.0, than="tiny-fp32-cpu")
     for name in ("tiny-int4-cpu", "tiny-fp32-cpu"):
         with pytest.raises(CheckFailed, match=f"min_decode: {name} as it is built was not measured") as caught:

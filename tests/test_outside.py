@@ -17,6 +17,8 @@ from onnxmake.model.session import open_scoring
 
 PASSES = passes("export", "optimize", "package_genai")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):

@@ -76,6 +76,7 @@ def test_a_small_space_is_tried_point_by_point_and_the_front_becomes_targets(tmp
     first = read_target(found[0])
     assert first == dataclasses.replace(
         search.variant(target, {"quantize_rtn.block_size": first.passes[2].options.block_size, **SYMMETRIC}),
+        search=None,
         file=found[0],
         description=first.description,
     )

@@ -14,6 +14,7 @@ from onnxmake.model.prequantized import read_logical
 from onnxmake.model.reader import Reader
 from onnxmake.model.safetensors import read_header
 from onnxmake.model.segments import advance, outputs, segments, widen
+from onnxmake.model.session import open_scoring
 
 TINY = paths.TARGETS / "tiny"
 WIDTH = 32
@@ -132,7 +133,8 @@ def weights():
 def test_the_embedded_model_computes_layer_by_layer_what_it_computes_at_once(built, tiny, weights):
     model, rows = tiny, np.arange(64, dtype=np.int64).reshape(2, 32) % 50
     feed = layerwise.feeds(model.graph, rows)
-    whole = run(built.dist("tiny-fp32-cpu") / "model.onnx", **feed[0])[0]
+    session = open_scoring(built.dist("tiny-fp32-cpu") / "model.onnx")
+    (whole,) = session.run(["logits"], {i.name: feed[0][i.name] for i in session.get_inputs()})
     (made,) = outputs(model, weights, feed, ["logits"])
     np.testing.assert_allclose(made["logits"], whole, atol=2e-5 * np.abs(whole).max())
 

@@ -45,7 +45,7 @@ def load(file: Path, files: Mapping[str, Path] | None = None, reader: Callable =
 
 
 def _liked(file: Path, name: Any, files: Mapping[str, Path], reader: Callable) -> dict[str, Any]:
-    """The table of the target that `file` says it is like, its paths as seen from there."""
+    """The table of the target that `file` says it is like, its paths as seen from there; what that one searches is its own."""
     where = paths.shown(file)
     if not isinstance(name, str) or name not in files or files[name] == file:
         raise TargetError(
@@ -53,7 +53,7 @@ def _liked(file: Path, name: Any, files: Mapping[str, Path], reader: Callable) -
             ONE,
             nearest(str(name), {*files} - {file.stem}),
         )
-    table = reader(files[name])[1]
+    table = {key: value for key, value in reader(files[name])[1].items() if key != "search"}
     if "like" in table:
         raise TargetError(
             f"{where}: {name}, which it is like, is itself like {table['like']}.",
