@@ -15,17 +15,11 @@ from onnxmake.model import canonical
 from onnxmake.model.allocation import allocate, within_average, within_size
 from onnxmake.model.calibration import windows
 from onnxmake.model.footprint import Sizes, free, sizes, tell
-from onnxmake.model.options import BlockOptions, Part
+from onnxmake.model.options import CALIBRATED, BlockOptions, Part
 from onnxmake.model.sensitivity import measure
 
 ENVIRONMENT = "cpu"
-READS = (
-    "model.onnx",
-    "checkpoint/config.json",
-    "checkpoint/model.safetensors.index.json?",
-    "checkpoint/*.safetensors",
-    "checkpoint/tokenizer.json?",
-)
+READS = CALIBRATED
 MEMORY_MB = 4000
 
 

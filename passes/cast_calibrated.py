@@ -14,24 +14,18 @@ from onnxmake.model.calibration import calibration
 from onnxmake.model.casting import LARGEST, TYPES, cast, float_type
 from onnxmake.model.graph import DOMAIN
 from onnxmake.model.lowering import Device
+from onnxmake.model.options import CALIBRATED
 
 ENVIRONMENT = "cpu"
 MEMORY_MB = 3000  # the model in float32, as the runtime holds it
-READS = (
-    "model.onnx",
-    "checkpoint/config.json",
-    "checkpoint/model.safetensors.index.json?",
-    "checkpoint/*.safetensors",
-    "checkpoint/tokenizer.json?",
-)
+READS = CALIBRATED
 
 
 @dataclass(frozen=True)
 class Options:
     device: Device
-    calibration: str = (
-        ""  # a file beside the target: text, or .npz of arrays named as inputs; "": the text that comes along
-    )
+    # a file beside the target: text, or .npz of arrays named as inputs; "": the text that comes along
+    calibration: str = ""
     samples: int = 8
     tokens: int = 64  # of each sample of a text
 

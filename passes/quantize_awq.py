@@ -11,41 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxmake.model.awq import scale_channels
-from onnxmake.model.blocks import quantize
 from onnxmake.model.calibrated import quantize_layers
-from onnxmake.model.calibration import windows
-from onnxmake.model.options import BlockOptions
+from onnxmake.model.options import CALIBRATED, CalibratedOptions
 from onnxmake.model.quantisers.fitting import nearest
 
 ENVIRONMENT = "cpu"
-READS = (
-    "model.onnx",
-    "checkpoint/config.json",
-    "checkpoint/model.safetensors.index.json?",
-    "checkpoint/*.safetensors",
-    "checkpoint/tokenizer.json?",
-)
+READS = CALIBRATED
 MEMORY_MB = 4000
 
 
 @dataclass(frozen=True)
-class Options(BlockOptions):
-    """As for every block quantiser, and what is calibrated with."""
-
-    calibration: str = ""  # a text beside the target; "": the one that comes along
-    samples: int = 128
-    tokens: int = 256  # of each sample
+class Options(CalibratedOptions):
+    """As for every quantiser that is calibrated."""
 
 
 def run(src: Path, out: Path, o: Options) -> None:
-    model, plain = (ir.load(src / "model.onnx") for _ in range(2))
-    quantize(model.graph, o, "rtn")
-    rows = windows(src / "checkpoint", src / o.calibration, o.samples, o.tokens)
-
     def rounding(gram: np.ndarray) -> Callable:
         return functools.partial(nearest, np.diag(gram))
 
-    quantize_layers(model, plain, src / "checkpoint", rows, out, rounding, scale_channels)
+    quantize_layers(src, out, o, rounding, scale_channels)

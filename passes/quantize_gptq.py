@@ -11,42 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 
-from onnxmake.model.blocks import quantize
 from onnxmake.model.calibrated import quantize_layers
-from onnxmake.model.calibration import windows
 from onnxmake.model.gptq import gptq, order_of
-from onnxmake.model.options import BlockOptions
+from onnxmake.model.options import CALIBRATED, CalibratedOptions
 
 ENVIRONMENT = "cpu"
-READS = (
-    "model.onnx",
-    "checkpoint/config.json",
-    "checkpoint/model.safetensors.index.json?",
-    "checkpoint/*.safetensors",
-    "checkpoint/tokenizer.json?",
-)
+READS = CALIBRATED
 MEMORY_MB = 4000
 
 
 @dataclass(frozen=True)
-class Options(BlockOptions):
-    """As for every block quantiser, and what is calibrated with."""
+class Options(CalibratedOptions):
+    """As for every quantiser that is calibrated, and of the Hessian."""
 
-    calibration: str = ""  # a text beside the target; "": the one that comes along
-    samples: int = 128
-    tokens: int = 256  # of each sample
     damping: float = 0.01  # added to the diagonal of the Hessian, as a share of its mean
     act_order: bool = False  # the columns that matter most first
 
 
 def run(src: Path, out: Path, o: Options) -> None:
-    model, plain = (ir.load(src / "model.onnx") for _ in range(2))
-    quantize(model.graph, o, "rtn")
-    rows = windows(src / "checkpoint", src / o.calibration, o.samples, o.tokens)
-
     def rounding(gram: np.ndarray) -> Callable:
         return functools.partial(gptq, order_of(gram, o.damping, o.act_order))
 
-    quantize_layers(model, plain, src / "checkpoint", rows, out, rounding)
+    quantize_layers(src, out, o, rounding)

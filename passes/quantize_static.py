@@ -18,26 +18,20 @@ from onnxmake.model.calibration import calibration
 from onnxmake.model.channels import columns, quantisable, quantize_gather, reference
 from onnxmake.model.graph import attributes, constant, emit, integers, prune, replace
 from onnxmake.model.lowering import Device
+from onnxmake.model.options import CALIBRATED
 from onnxmake.model.ranges import Seen, affine, spanned
 
 ENVIRONMENT = "cpu"
 MEMORY_MB = 3000  # the model in float32, as the runtime holds it
-READS = (
-    "model.onnx",
-    "checkpoint/config.json",
-    "checkpoint/model.safetensors.index.json?",
-    "checkpoint/*.safetensors",
-    "checkpoint/tokenizer.json?",
-)
+READS = CALIBRATED
 
 
 @dataclass(frozen=True)
 class Options:
     device: Device
     method: Literal["minmax", "percentile", "entropy"] = "minmax"  # encoders of text need their outliers
-    calibration: str = (
-        ""  # a file beside the target: text, or .npz of arrays named as inputs; "": the text that comes along
-    )
+    # a file beside the target: text, or .npz of arrays named as inputs; "": the text that comes along
+    calibration: str = ""
     samples: int = 32
     tokens: int = 64  # of each sample of a text
     bits: Literal[8, 7] = 8  # of weights; of 7, products do not saturate on x86 without VNNI

@@ -8,29 +8,22 @@ follows. A checkpoint that is not quantised so is an error, and what could not b
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import onnx_ir as ir
 
 from onnxmake.errors import PassError
 from onnxmake.model import canonical
+from onnxmake.model.options import GRAPH_AND_WEIGHTS, AccuracyLevel
 from onnxmake.model.prequantized import read_logical
 from onnxmake.model.repack import repack
 
 ENVIRONMENT = "cpu"
-READS = (
-    "model.onnx",
-    "checkpoint/config.json",
-    "checkpoint/model.safetensors.index.json?",
-    "checkpoint/*.safetensors",
-)
+READS = GRAPH_AND_WEIGHTS
 
 
 @dataclass(frozen=True)
 class Options:
-    accuracy_level: Literal[0, 1, 2, 3, 4] = (
-        4  # of the product: 4 = int8 activations, 1 = float32, 0 = the runtime's choice
-    )
+    accuracy_level: AccuracyLevel = 4
     keep: tuple[str, ...] = ()  # globs over modules as the checkpoint names them: dequantised as they are read
 
 

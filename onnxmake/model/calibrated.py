@@ -9,8 +9,11 @@ import onnx_ir as ir
 
 from onnxmake.errors import PassError
 from onnxmake.model import canonical
+from onnxmake.model.blocks import quantize
+from onnxmake.model.calibration import windows
 from onnxmake.model.graph import attribute, nodes
 from onnxmake.model.layerwise import Grams, layerwise
+from onnxmake.model.options import CalibratedOptions
 from onnxmake.model.prequantized import read_logical
 from onnxmake.model.reader import Reader
 from onnxmake.model.segments import Segment, Values, key_of
@@ -30,20 +33,17 @@ def _label(key: tuple[str, ...], reference: ir.Node) -> str:
 
 
 def quantize_layers(
-    model: ir.Model,
-    plain: ir.Model,
-    checkpoint: Path,
-    rows: np.ndarray,
-    out: Path,
-    rounding: Rounding,
-    scaling: Scaling = lambda *_: set(),
+    src: Path, out: Path, o: CalibratedOptions, rounding: Rounding, scaling: Scaling = lambda *_: set()
 ) -> None:
-    """Quantise the weights that products of `model` read as QuantizedWeight, on what `plain`, the same unquantised, computes of
-    `rows` of tokens, and write model.onnx and stored.FILE into `out`. Raises PassError where there are none.
+    """Mark the weights of src/model.onnx as `o` says, quantise those of products on what the same graph unquantised computes of the
+    calibration text, and write model.onnx and stored.FILE into `out`. Raises PassError where there are none.
 
     scaling: what to change in a layer before its weights are rounded, of those that nothing but products reads; returns the names
     of weights that it divided.
     """
+    model, plain = (ir.load(src / "model.onnx") for _ in range(2))
+    quantize(model.graph, o, "rtn")
+    rows = windows(src / "checkpoint", src / o.calibration, o.samples, o.tokens)
     canonical.canonicalize(model)  # a head and the embeddings tied to it are one weight
     products = {n.inputs[1].producer() for n in nodes(model.graph, "MatMulNBits")}
     marked = {key_of(node): node for node in products if node is not None}
@@ -75,7 +75,7 @@ def quantize_layers(
             _read_instead(reference, labels[keys[name]])
 
     with Stored(out, names) as stored, ThreadPoolExecutor(1) as ahead:
-        layerwise(plain, Reader(read_logical(checkpoint), ahead), rows, visit)
+        layerwise(plain, Reader(read_logical(src / "checkpoint"), ahead), rows, visit)
     canonical.save(model, out / "model.onnx")
 
 
