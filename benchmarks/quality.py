@@ -99,11 +99,17 @@ def measured(file: Path, methods: Mapping[str, Values], settings: tuple, rows: n
     for name, method in methods.items():
         if method(np.zeros((1, 256), np.float32), *settings) is not None:
             models[name] = opened(file, functools.partial(_changed, method, settings))
+    return compared(models, rows)
+
+
+def compared(models: Mapping[str, Callable], rows: np.ndarray) -> Iterator[tuple]:
+    """(name, perplexity, divergence from the first) of each model."""
     sums = {name: np.zeros(2) for name in models}
     for row in rows:
-        reference = models["float32"](row)
+        reference = None
         for name, model in models.items():
-            found = reference if name == "float32" else model(row)
+            found = model(row)
+            reference = found if reference is None else reference
             loss = -found[np.arange(len(row) - 1), row[1:]].mean(dtype=np.float64)
             sums[name] += loss, (np.exp(reference) * (reference - found)).sum(-1).mean(dtype=np.float64)
     for name, (loss, divergence) in sums.items():

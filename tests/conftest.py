@@ -1,14 +1,19 @@
 """Fixtures shared by the tests."""
 
+import functools
+import os
 import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from builder import Builder
 
-from onnxmake.build import digest, locks, paths, store
+from onnxmake.build import digest, locks, paths, process, store
 from onnxmake.build.files import read_record
+
+os.environ.setdefault("NUMBA_CACHE_DIR", process.kernel_cache("cpu"))  # kernels are compiled once for tests and steps
 
 TINY = ("tiny-fp32-cpu", "tiny-int4-cpu", "tiny-int8-cpu", "tiny-int4-cuda", "tiny-int4-directml")
 
@@ -40,6 +45,33 @@ def output(tmp_path, monkeypatch):
     digest._many.cache_clear()
     locks._remove_own()
     locks._own.clear()
+
+
+@pytest.fixture(scope="session")
+def twin(tmp_path_factory):
+    """name -> (checkpoint folder, captured graph file) of a twin, made once for all workers."""
+    from test_twins import capture_twin  # torch: for those that ask
+    from twins import make_twin
+
+    from onnxmake.model import canonical
+
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "twins"
+    shared.mkdir(exist_ok=True)
+
+    @functools.cache
+    def make(name: str) -> tuple[Path, Path]:
+        folder = shared / name
+        if not folder.exists():
+            made = Path(tempfile.mkdtemp(dir=shared))
+            canonical.save(capture_twin(make_twin(name, made / "checkpoint")), made / "graph.onnx")
+            try:
+                made.rename(folder)
+            except OSError:  # another worker's was there first
+                shutil.rmtree(made)
+        return folder / "checkpoint", folder / "graph.onnx"
+
+    return make
 
 
 @pytest.fixture(scope="session")

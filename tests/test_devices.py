@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-import test_twins
 import torch
 from graphs import bind, load_pass, operations, run
 from onnxruntime import InferenceSession
@@ -36,7 +35,6 @@ BOTH = """Add And BitShift BitwiseAnd Cast Concat Constant Cos Gather GreaterOrE
     ReduceMax ReduceSum Reshape Shape Sigmoid SimplifiedLayerNormalization Sin Slice Softmax Split Sub Transpose Unsqueeze
     Where FusedMatMul GroupQueryAttention MatMulNBits QuickGelu RotaryEmbedding SkipSimplifiedLayerNormalization"""
 IDS, MASK = np.random.default_rng(7).integers(3, 160, (2, 24)), np.ones((2, 24), np.int64)
-twin = test_twins.twin
 
 
 def passed(graph, *steps) -> ir.Model:

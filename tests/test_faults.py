@@ -9,13 +9,14 @@ from toy import Toy, tree
 from onnxmake.build import paths
 
 SAMPLED = {  # one in so many here, all in the harness' own run
-    "SIGKILL at every change to cache or output": 8,
-    "SIGTERM at every change": 8,
-    "Ctrl-C at every change": 8,
-    "full disk, of every size": 4,
-    "flipped bit in any file of store, manifests, dist": 6,
-    "any of these files deleted": 2,
-    "any of these files cut short, as by a power cut": 2,
+    "SIGKILL at every change to cache or output": 12,
+    "SIGTERM at every change": 12,
+    "Ctrl-C at every change": 12,
+    "full disk, of every size": 6,
+    "flipped bit in any file of store, manifests, dist": 9,
+    "flipped bit in an object, its time set back": 3,
+    "any of these files deleted": 3,
+    "any of these files cut short, as by a power cut": 3,
 }
 
 

@@ -22,20 +22,6 @@ LATENT = {"deepseek_v3", "deepseek_v3-dense"}  # keys and values of other widths
 UNROTATED = {"mistral-head-dim", "phi3-longrope", "phi4-mini", "gpt2", "opt", "hunyuan_v1_dense", "bamba"}
 
 
-@pytest.fixture(scope="session")
-def twin(tmp_path_factory):
-    """name -> (checkpoint folder, captured graph file), each made once."""
-
-    @functools.cache
-    def make(name: str) -> tuple[Path, Path]:
-        folder = make_twin(name, tmp_path_factory.mktemp("twins") / name)
-        file = folder.parent / f"{name}.onnx"
-        canonical.save(capture_twin(folder), file)
-        return folder, file
-
-    return make
-
-
 @functools.cache
 def expected(folder: Path) -> dict[str, np.ndarray]:
     return reference.expected(folder)
