@@ -1,6 +1,6 @@
 """A small Hugging Face hub on loopback.
 
-A folder served as one model repository at one commit, with faults on demand.
+A folder served as one repository, of a model or a dataset, at one commit, with faults on demand.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 REPO, COMMIT = "someone/tiny", "0123456789abcdef0123456789abcdef01234567"
-API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/revision/(?P<revision>[^/]+)")
-RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+API = re.compile(r"/api/(?:models|datasets)/(?P<repo>[^/]+/[^/]+)/revision/(?P<revision>[^/]+)")
+RESOLVE = re.compile(r"/(?:datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
 
 @dataclass

@@ -295,7 +295,7 @@ def test_a_gpu_that_the_engine_cannot_give_is_a_clear_error(toy):
 
 
 def test_a_fetch_has_the_network_and_the_hub_s_cache(built, tmp_path):
-    docker = Builder(tmp_path / "out", settings=DOCKER | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"})
+    docker = Builder(tmp_path / "out", settings=DOCKER | {"HF_HUB_DISABLE_XET": "1"})
     docker.settings["HF_HOME"] = str(tmp_path / "hub")
     name = docker.target("hubbed", paths.TARGETS / "tiny", passes("export", "optimize", "package_genai"))
     file = docker.output / "targets" / "hubbed.toml"

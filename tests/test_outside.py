@@ -69,7 +69,7 @@ def test_a_checkpoint_on_the_hub_and_again_without_network(checkpoint, tmp_path)
     name = builder.target("hubbed", checkpoint, PASSES)
     file = builder.output / "targets" / "hubbed.toml"
     file.write_text(file.read_text().replace(f'path = "{checkpoint}"', f'repo = "{REPO}"\nrevision = "{COMMIT}"'))
-    builder.settings |= {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    builder.settings |= {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
     with serve(checkpoint) as hub:
         builder.settings["HF_ENDPOINT"] = hub.url
         builder.run(name)

@@ -62,4 +62,4 @@ def _settings(target: Target, of: str) -> str:
     asked = target.check
     last = f", of which the last {asked.step} count" if asked.step < asked.window else ""
     windows = {"tokens": f", windows of {asked.window}{last}", "lines": ""}
-    return f" of {paths.shown(quality.text_of(target))}{windows[of]}" if of in windows else ""
+    return f" of {quality.text_name(target)}{windows[of]}" if of in windows else ""

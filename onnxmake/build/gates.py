@@ -1,8 +1,12 @@
 """[check] of a target: what its built model is evaluated on, and the limits that it must keep. A gate limits the metric in its name."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+HUB = re.compile(  # a file of a dataset, at a commit: its content never changes
+    r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})/(?P<file>.+\.(?:txt|md|jsonl|parquet))"
+)
 METRICS = {  # in the order of the table -> what a person reads, and how a value is written
     "perplexity": ("perplexity", "{:.3f}"),
     "perplexity_unquantised": ("perplexity, unquantised", "{:.3f}"),
@@ -21,7 +25,8 @@ METRICS = {  # in the order of the table -> what a person reads, and how a value
 class Check:
     """What `doit check` evaluates, and gates: fractions, nats, megabytes of 10^6 bytes."""
 
-    text: str | None = None  # a file, relative to the target's; without it, the embedded model's held-out text
+    # a file, relative to the target's, or hf://datasets/OWNER/NAME@COMMIT/FILE; without it, the embedded model's held-out text
+    text: str | None = None
     window: int = 512  # tokens that the model sees at once
     stride: int | None = (
         None  # tokens from one window to the next, of which the last of each count; without it, a window
@@ -37,6 +42,11 @@ class Check:
     than: str | None = None
 
     def __post_init__(self):
+        if "://" in (self.text or "") and not self.on_hub:
+            raise ValueError(
+                f"text = {self.text!r} is not of the form hf://datasets/OWNER/NAME@COMMIT/FILE,"
+                " with 40 hex digits and a .txt, .md, .jsonl or .parquet"
+            )
         if not 1 <= self.step <= self.window or self.window < 2:
             raise ValueError("window must be at least 2, and stride from 1 to window")
         if self.max_tokens < self.window:
@@ -47,6 +57,11 @@ class Check:
             raise ValueError(f"{high[0]} is a fraction, at most 1")
         if (self.min_decode is None) != (self.than is None):
             raise ValueError('min_decode and than = "target" go together')
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether the text is a dataset's."""
+        return HUB.fullmatch(self.text or "") is not None
 
     @property
     def step(self) -> int:

@@ -71,4 +71,5 @@ def _moved(value: Any, folder: Path) -> Any:
         return [_moved(entry, folder) for entry in value]
     if not isinstance(value, dict):
         return value
-    return value | {key: str(folder / value[key]) for key in FILES if isinstance(value.get(key), str) and value[key]}
+    named = {key: value[key] for key in FILES if isinstance(value.get(key), str) and value[key]}
+    return value | {key: str(folder / name) for key, name in named.items() if "://" not in name}

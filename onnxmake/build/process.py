@@ -76,7 +76,7 @@ def variables(env: str, network: bool) -> dict[str, str]:
     passed = {k: v for k, v in os.environ.items() if k in THREADS}
     if network:
         passed |= {k: v for k, v in os.environ.items() if k.upper() in NETWORK or k.startswith(NETWORK_PREFIXES)}
-        return passed | FIXED | own
+        return {"HF_HUB_OFFLINE": "0"} | passed | FIXED | own  # an image's own word is 1
     return passed | FIXED | own | {"HF_HUB_OFFLINE": "1"}
 
 

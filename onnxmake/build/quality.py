@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import closure, gates, paths, results, speed
+from onnxmake.build import closure, fetch, gates, paths, results, speed
 from onnxmake.build.digest import digest_file
 from onnxmake.build.files import canonical_json, digest_text, read_record, write_atomically, write_record
 from onnxmake.build.target import Target
@@ -30,8 +30,10 @@ def _record(target: Target) -> Mapping[str, Any]:
 
 
 def text_of(target: Target) -> Path:
-    """The text that the target is evaluated on. Raises TargetError."""
+    """The text that the target is evaluated on, fetched if it is the hub's. Raises TargetError, SourceError."""
     named = target.check.text
+    if target.check.on_hub:
+        return fetch.fetch_text(named)
     file = HELDOUT if named is None else target.file.parent / named
     if not file.is_file():
         raise TargetError(
@@ -40,6 +42,16 @@ def text_of(target: Target) -> Path:
             "Correct the path; without it, the embedded held-out text is taken.",
         )
     return file
+
+
+def text_key(target: Target) -> str:
+    """What stands for the text's content: a commit's file never changes. Raises TargetError."""
+    return str(target.check.text) if target.check.on_hub else digest_file(text_of(target))
+
+
+def text_name(target: Target) -> str:
+    """The text as a person knows it."""
+    return str(target.check.text) if target.check.on_hub else paths.shown(text_of(target))
 
 
 def semantic(names: Iterable[str]) -> int:
@@ -59,7 +71,7 @@ def evaluation_key(target: Target, built: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "files": built["files"],
         "reference": [steps[semantic(s["pass"] for s in steps) - 1]["key"], steps[-1]["key"]],  # graph and weights
-        "text": digest_file(text_of(target)),
+        "text": text_key(target),
         "settings": target.check.settings,
         "code": _code(EVALUATION, "cpu"),
     }

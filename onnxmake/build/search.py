@@ -60,7 +60,7 @@ def _study(target: Target, steps: Sequence[Step], folder: Path) -> Any:
         [step.id for step in steps],
         steps[0].checkpoint.record["files"],
         target.check.settings,
-        quality.text_of(target).read_text("utf-8"),
+        quality.text_key(target),
         dataclasses.asdict(target.search),
     ]
     name = digest_text(canonical_json(depends))

@@ -1,4 +1,4 @@
-"""Fetch a checkpoint from the Hugging Face hub: a commit's files that a build needs, resumed where cut off.
+"""Fetch a checkpoint, or files of a dataset, from the Hugging Face hub: a commit's files that are needed, resumed where cut off.
 
 Each checked against the hub's digest.
 
@@ -11,12 +11,14 @@ import hashlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from onnxmake.errors import SourceError
 from onnxmake.model.progress import progress
 from onnxmake.model.serve import serve
 
 TRIES = 5
+NAMED = {"model": "source.repo", "dataset": "text under [check]"}  # where a target names a repository
 
 
 def _digest(path: Path, lfs: bool) -> str:
@@ -28,8 +30,9 @@ def _digest(path: Path, lfs: bool) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-def fetch(repo: str, revision: str, patterns: list[str]) -> str:
-    """The folder with the repository's files at `revision` that match `patterns`. Raises SourceError."""
+def fetch(repo: str, revision: str, patterns: list[str], kind: str = "model") -> str:
+    """The folder with the repository's files at `revision` that match `patterns`, of its first level or by their whole path.
+    Raises SourceError."""
     from huggingface_hub import HfApi, constants, errors
     from huggingface_hub.file_download import repo_folder_name
     from huggingface_hub.utils import filter_repo_objects
@@ -37,9 +40,7 @@ def fetch(repo: str, revision: str, patterns: list[str]) -> str:
     where = f"{repo} at {revision[:12]}"
     try:
         marker = (
-            Path(constants.HF_HUB_CACHE)
-            / repo_folder_name(repo_id=repo, repo_type="model")
-            / f".onnxmake-{revision}.json"
+            Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind) / f".onnxmake-{revision}.json"
         )
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             record = json.loads(marker.read_text())
@@ -47,42 +48,42 @@ def fetch(repo: str, revision: str, patterns: list[str]) -> str:
                 (Path(record["folder"]) / name).exists() for name in record["files"]
             ):
                 return record["folder"]
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+        info: Any = HfApi().repo_info(repo, revision=revision, repo_type=kind, files_metadata=True)
         wanted = {
             s.rfilename: s
             for s in info.siblings
             if s.rfilename in set(filter_repo_objects([s.rfilename for s in info.siblings], allow_patterns=patterns))
         }
-        wanted = {name: s for name, s in wanted.items() if "/" not in name}
+        wanted = {name: s for name, s in wanted.items() if "/" not in name or name in patterns}
         total, done, folder = sum(s.size or 0 for s in wanted.values()), 0, None
         for name, sibling in wanted.items():
             expected = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
-            path = _download(repo, revision, name, expected, bool(sibling.lfs), _bar(done, total))
-            folder, done = path.parent, done + (sibling.size or 0)
+            path = _download(repo, revision, kind, name, expected, bool(sibling.lfs), _bar(done, total))
+            folder, done = path.parents[name.count("/")], done + (sibling.size or 0)
             progress(done, total)
     except errors.HFValidationError as error:
         raise SourceError(
             f"{repo} is no name of a hub repository.",
-            "A typing error in source.repo.",
-            "Write owner/name, as in the address of the model's page.",
+            f"A typing error in {NAMED[kind]}.",
+            f"Write owner/name, as in the address of the {kind}'s page.",
         ) from error
     except errors.GatedRepoError as error:
         raise SourceError(
             f"{repo} is gated.",
             "Its owners ask for consent first.",
-            "Accept the terms on the model's page and set HF_TOKEN.",
+            f"Accept the terms on the {kind}'s page and set HF_TOKEN.",
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise SourceError(
-            f"The hub has no model {repo}, or hides it.",
-            "A typing error in source.repo, or a private model.",
+            f"The hub has no {kind} {repo}, or hides it.",
+            f"A typing error in {NAMED[kind]}, or a private {kind}.",
             "Correct it, or set HF_TOKEN after asking for access.",
         ) from error
     except errors.RevisionNotFoundError as error:
         raise SourceError(
             f"{repo} has no commit {revision}.",
             "It is of another repository, or was deleted.",
-            "Copy the commit from the model's history.",
+            f"Copy the commit from the {kind}'s history.",
         ) from error
     except (errors.HTTPError, OSError, ValueError) as error:
         if getattr(error, "errno", None):
@@ -90,7 +91,7 @@ def fetch(repo: str, revision: str, patterns: list[str]) -> str:
         if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
             raise SourceError(
                 f"The hub refuses to serve {where}.",
-                "The token is wrong, expired, or may not read this model.",
+                f"The token is wrong, expired, or may not read this {kind}.",
                 "Set HF_TOKEN to a token that may, or unset it.",
             ) from error
         raise SourceError(
@@ -99,10 +100,18 @@ def fetch(repo: str, revision: str, patterns: list[str]) -> str:
             "Try again: what has arrived is kept. Or fetch it elsewhere and give doit source=FOLDER.",
         ) from error
     if folder is None:
-        raise SourceError(
-            f"{where} holds none of the files a build needs.",
-            "It is no Transformers checkpoint.",
-            "Choose a repository with config.json and safetensors files.",
+        raise (
+            SourceError(
+                f"{where} holds none of the files a build needs.",
+                "It is no Transformers checkpoint.",
+                "Choose a repository with config.json and safetensors files.",
+            )
+            if kind == "model"
+            else SourceError(
+                f"{where} has no {patterns[0]}.",
+                "A typing error, or the file came with a later commit.",
+                "Look at its files on the hub.",
+            )
         )
     marker.write_text(json.dumps({"patterns": patterns, "folder": str(folder), "files": sorted(wanted)}))
     return str(folder)
@@ -124,7 +133,7 @@ def _bar(before: int, total: int) -> type:
     return Bar
 
 
-def _download(repo: str, revision: str, name: str, expected: str, lfs: bool, bar: type) -> Path:
+def _download(repo: str, revision: str, kind: str, name: str, expected: str, lfs: bool, bar: type) -> Path:
     """One file, checked.
 
     A cut connection is resumed; a file with another digest is thrown away and fetched once more.
@@ -133,7 +142,7 @@ def _download(repo: str, revision: str, name: str, expected: str, lfs: bool, bar
 
     for attempt in range(TRIES):
         try:
-            path = Path(hf_hub_download(repo, name, revision=revision, tqdm_class=bar))
+            path = Path(hf_hub_download(repo, name, revision=revision, repo_type=kind, tqdm_class=bar))
         except (errors.HTTPError, OSError) as error:
             if (
                 attempt == TRIES - 1
@@ -150,7 +159,7 @@ def _download(repo: str, revision: str, name: str, expected: str, lfs: bool, bar
     raise SourceError(
         f"{name} of {repo} arrived with another digest than the hub states, {TRIES} times.",
         "A proxy or mirror changes it, or the hub's copy is damaged.",
-        "Fetch it over another network, or tell the model's owners.",
+        f"Fetch it over another network, or tell the {kind}'s owners.",
     )
 
 
