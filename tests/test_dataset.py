@@ -11,7 +11,7 @@ from onnxmake.build import environment, evaluation, fetch, like, paths, quality
 from onnxmake.build.gates import Check
 from onnxmake.build.plan import checkpoint_of, steps_of
 from onnxmake.build.target import read_target
-from onnxmake.errors import OnnxmakeError, SourceError, TargetError
+from onnxmake.errors import OnnxmakeError, Refused, TargetError
 
 ROWS = ["One row.", "", "Über three\nlines\n"]
 TEXT = "\n\n".join(ROWS)
@@ -73,7 +73,7 @@ def test_a_file_is_fetched_once_and_its_rows_are_one_text(hub, file):
 def test_what_is_not_there_or_no_text_is_said(hub, file, commit, said):
     with pytest.raises(OnnxmakeError, match=said) as caught:
         fetch.fetch_text(name(file, commit))
-    assert type(caught.value) is SourceError and caught.value.action
+    assert type(caught.value) is Refused and caught.value.action
     assert not list((paths.BUILD / "texts").iterdir())
 
 

@@ -68,6 +68,8 @@ def test_a_small_space_is_tried_point_by_point_and_the_front_becomes_targets(tmp
     assert len(re.findall(r"^\*\s+mine-\w{8} ", printed, re.MULTILINE)) == 2  # symmetric ones, of 32 and 128
     assert printed.count("max_kl") == 3  # all but one miss the gate
     folder = paths.BUILD / "search" / "mine"
+    assert len(re.findall(r"^\| \*? +\| mine-", (folder / "search.md").read_text(), re.MULTILINE)) == 4
+    assert (folder / "search.svg").read_text().count("<circle") >= 4
     found = [tmp_path / file.name for file in folder.glob("*.toml")]
     for file in found:
         (folder / file.name).replace(file)

@@ -5,16 +5,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import evaluation, execute, gates, pareto, paths, quality, results, show
+from onnxmake.build import evaluation, execute, gates, pareto, paths, quality, results, show, study
 from onnxmake.build.files import canonical_json, digest_text, write_atomically
 from onnxmake.build.plan import Step, steps_of
+from onnxmake.build.plot import Point as Mark
+from onnxmake.build.plot import svg
 from onnxmake.build.report import say
-from onnxmake.build.space import LARGER
+from onnxmake.build.space import LARGER, Point
 from onnxmake.build.target import Target
-from onnxmake.errors import EnvironmentMissing, PassError, Refused, TargetError, UnsupportedError
+from onnxmake.errors import PassError, Refused, TargetError, UnsupportedError
 
 REFUSALS = (PassError, Refused, TargetError, UnsupportedError)  # of options that do not go together: the next are tried
-Point = dict[str, Any]  # axis' label -> value
 
 
 def variant(target: Target, point: Point) -> Target:
@@ -42,72 +43,22 @@ def measured(target: Target, steps: Sequence[Step]) -> dict[str, float]:
         execute.clean(target)
 
 
-def _study(target: Target, steps: Sequence[Step], folder: Path) -> Any:
-    """Optuna's record of this target, text and space: what it tried before, it knows. Raises EnvironmentMissing."""
-    try:
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-    except ImportError as error:
-        raise EnvironmentMissing(
-            f"doit search needs Optuna: {error}.",
-            "It is installed on request only.",
-            "pip install -e '.[search]'",
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    settings, folder = target.search.settings, folder
-    depends = [
-        [step.id for step in steps],
-        steps[0].checkpoint.record["files"],
-        target.check.settings,
-        quality.text_key(target),
-        dataclasses.asdict(target.search),
-    ]
-    name = digest_text(canonical_json(depends))
-    folder.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(folder / "trials.log")))
-    directions: Any = ["maximize" if name in LARGER else "minimize" for name in settings.objectives]
-    study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
-    study.sampler = optuna.samplers.TPESampler(seed=settings.seed + len(study.trials))
-    return study
-
-
-def _asked(study: Any, target: Target) -> tuple[Any, Point]:
-    """The next trial and its point: of a grid that is small enough, one that was not tried."""
-    if target.search.size <= target.search.settings.trials:
-        tried = [trial.params for trial in _told(study)]
-        study.enqueue_trial(next(point for point in target.search.grid if point not in tried))
-    trial, point = study.ask(), Point()
-    for axis in target.search.axes:
-        if axis.values:
-            point[axis.label] = trial.suggest_categorical(axis.label, axis.values)
-        elif isinstance(axis.low, int) and isinstance(axis.high, int):
-            point[axis.label] = trial.suggest_int(axis.label, axis.low, axis.high)
-        else:
-            point[axis.label] = trial.suggest_float(axis.label, axis.low, axis.high)
-    return trial, point
-
-
-def _told(study: Any) -> list[Any]:
-    """Trials that ended, with figures or refused; what was interrupted is tried again."""
-    return [trial for trial in study.trials if trial.state.is_finished()]
-
-
 def search(target: Target, steps: Sequence[Step]) -> None:
     """Try until there are as many trials as the target asks for, then write the best. Raises OnnxmakeError."""
     folder = paths.BUILD / "search" / target.name
     execute.make_source(steps[0].checkpoint)
-    study, wanted = _study(target, steps, folder), target.search
+    quality.text_of(target)  # what cannot be fetched is no trial's fault
+    record, wanted = study.opened(target, steps, folder), target.search
     count = min(wanted.settings.trials, wanted.size)
-    while (done := len(_told(study))) < count:
-        trial, point = _asked(study, target)
+    while (done := len(study.told(record))) < count:
+        trial, point = study.asked(record, target)
         one = variant(target, point)
         say(f"search:{target.name}: {done + 1} of {count:g}: {_shown(point)}")
         try:
             found = measured(one, steps_of(one, steps[0].checkpoint))
         except REFUSALS as error:
             say(f"  refused: {error.fact}")
-            study.tell(trial, state=_refused())
+            study.refuse(record, trial)
             continue
         if absent := [name for name in wanted.settings.objectives if name not in found]:
             raise TargetError(
@@ -116,15 +67,9 @@ def search(target: Target, steps: Sequence[Step]) -> None:
                 f"Choose among {', '.join(sorted(found))}.",
             )
         trial.set_user_attr("metrics", found)
-        study.tell(trial, [found[name] for name in wanted.settings.objectives])
+        record.tell(trial, [found[name] for name in wanted.settings.objectives])
         say("  " + ", ".join(f"{name} {_figure(name, found)}" for name in wanted.settings.objectives))
-    _report(target, _told(study), folder)
-
-
-def _refused() -> Any:
-    from optuna.trial import TrialState
-
-    return TrialState.FAIL
+    _report(target, study.told(record), folder)
 
 
 def _figure(name: str, found: Mapping[str, float]) -> str:
@@ -159,8 +104,11 @@ def _report(target: Target, trials: Sequence[Any], folder: Path) -> None:
     ]
     heads = ["", "variant", *(label.partition(".")[2] for label in labels), *names, "gates missed"]
     say(tabulate(rows, heads, disable_numparse=True))
-    for old in folder.glob("*.toml"):
+    for old in (*folder.glob("*.toml"), *folder.glob("*.svg")):
         old.unlink()
+    write_atomically(folder / "search.md", tabulate(rows, heads, tablefmt="github", disable_numparse=True) + "\n")
+    if marks := [Mark(name, m["size_mb"], m["kl"], None, name in front) for name, m in found.items() if "kl" in m]:
+        write_atomically(folder / "search.svg", svg([(target.name, marks)]))
     for name in front:
         said = ", ".join(f"{o} {_figure(o, found[name])}" for o in names)
         head = f'# {target.name} as doit search found it: {said}.\nlike = "{target.name}"\n\n'

@@ -14,6 +14,9 @@ LARGER = {"top1", "cosine", "cosine_mean"}  # what is better when it is more
 OBJECTIVES = tuple(name for name in METRICS if name not in ("decode", "perplexity_unquantised"))
 
 
+Point = dict[str, Any]  # axis' label -> value
+
+
 @dataclass(frozen=True)
 class Settings:
     """The keys of [search] beside its tables of options."""
@@ -53,7 +56,7 @@ class Search:
     axes: tuple[Axis, ...]
 
     @property
-    def grid(self) -> Iterator[dict[str, Any]]:
+    def grid(self) -> Iterator[Point]:
         """Every point, by the axes' labels; of axes with values only."""
         return (
             dict(zip([axis.label for axis in self.axes], point))
