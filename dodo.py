@@ -61,6 +61,11 @@ def task_check():
     yield from runs.checks(PLAN)
 
 
+def task_release():
+    """checked target -> dist/releases/<target>-<version>, with version=V key=FILE.pem"""
+    yield from runs.releases(PLAN)
+
+
 def task_search():
     """try a target's options: doit search:NAME, of targets with [search]"""
     yield from runs.searches(PLAN)

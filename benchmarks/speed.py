@@ -1,14 +1,15 @@
 """How fast a decoder of a given shape runs, by options: tokens a second of a prompt of 128 and of 64 that follow, medians of
 alternating runs.
 
-    python benchmarks/speed.py --checkpoint FOLDER [--rival PYTHON] [--rounds 5]
+    python benchmarks/speed.py --checkpoint FOLDER [--rival PYTHON] [--llama PYTHON] [--rounds 5]
 
 Run it in the environment that has onnxmake. The checkpoint is any of the shape of Qwen2.5 0.5B; speed does not depend on what
 weights hold, so they are rounded to nearest: GPTQ and AWQ write the same operators. --rival: a Python that has onnxruntime-genai's
-model builder, run with its defaults. Sizes are of weights.
+model builder, run with its defaults. --llama: one that has what llama.py asks for. Sizes are of weights.
 """
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -59,10 +60,16 @@ def rival(python: str, checkpoint: Path, work: Path) -> Path:
     return out
 
 
+def spoken(program: list[str]) -> dict[str, float]:
+    """The JSON in a program's last line."""
+    return json.loads(subprocess.run(program, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--rival")
+    parser.add_argument("--llama")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="onnxmake-speed-") as folder:
@@ -72,6 +79,15 @@ def main() -> None:
             folders = {"GenAI builder, its default": rival(given.rival, given.checkpoint, work)} | folders
         runs = {name: lambda folder=folder: decode_speed(python, folder) for name, folder in folders.items()}
         sizes = {name: sum(f.stat().st_size for f in d.glob("*.data")) / 1e6 for name, d in folders.items()}
+        if given.llama:
+            program = [
+                given.llama,
+                str(Path(__file__).with_name("llama.py")),
+                str(given.checkpoint),
+                str(work / "llama"),
+            ]
+            sizes["llama.cpp, Q4_0"] = spoken(program)["mb"]
+            runs["llama.cpp, Q4_0"] = lambda: spoken(program)
         found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
         for _ in range(given.rounds):
             for name, run in runs.items():

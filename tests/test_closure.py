@@ -110,7 +110,17 @@ def test_the_step_side_imports_neither_the_host_side_nor_a_pass(file):
 def test_the_host_side_imports_nothing_heavy_and_no_pass(file):
     names = imported(file, at_import)
     assert not any(inside(name, "passes", *HEAVY) for name in names), names
-    assert all(inside(name, "onnxmake.build", "onnxmake.errors", *SHARED) for name in own(names)), own(names)
+    above = ["onnxmake.release"] if file.name == "runs.py" else []  # where tasks are named, all comes together
+    assert all(inside(name, "onnxmake.build", "onnxmake.errors", *SHARED, *above) for name in own(names)), own(names)
+
+
+@pytest.mark.parametrize("file", sorted((paths.ROOT / "onnxmake" / "release").glob("*.py")), ids=shown)
+def test_releases_are_made_on_the_host_and_received_anywhere(file):
+    names = imported(file)
+    received = file.stem in ("received", "sums", "signature", "__init__")
+    below = [] if received else ["onnxmake.build"]
+    assert all(inside(name, "onnxmake.release", "onnxmake.errors", *below) for name in own(names)), own(names)
+    assert all(n.split(".")[0] in {*sys.stdlib_module_names, "onnxmake", "tabulate"} for n in names)
 
 
 def test_what_the_host_side_shares_with_steps_needs_the_standard_library_only():

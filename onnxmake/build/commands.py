@@ -21,6 +21,8 @@ doit try:NAME -p "text"         generate text with it
 doit bench:NAME                 measure it                        (doit bench: all that are built)
 doit check:NAME                 is it right, and how good?        (doit check: all that are built)
 doit compare NAME ...           methods side by side              (doit compare: all that are built)
+doit search:NAME                try the options that its [search] names, keep what nothing beats
+doit release:NAME               check it and pack it with its papers: version=1.0.0 key=FILE.pem
 doit bundle:NAME                pack it to measure it where its device is
 doit image:NAME                 an environment as an image        (doit image: all of them)
 doit support                    which architectures are proven    (doit sweep:NAME: prove one anew)

@@ -21,7 +21,7 @@ def fetch(checkpoint: Checkpoint) -> Path:
     work = job.module("onnxmake.model.hub", "cpu", **hub_access())
     folder = runner.run(
         work,
-        {"repo": wanted.repo, "revision": wanted.revision, "patterns": list(source.FILES)},
+        {"repo": wanted.repo, "revision": wanted.revision, "patterns": [*source.FILES, *source.PAPERS]},
         paths.BUILD / "logs" / f"fetch-{checkpoint.id}.log",
         f"fetch {wanted.repo}",
     )

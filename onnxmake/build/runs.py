@@ -7,6 +7,7 @@ from onnxmake.build import bundle, check, image, measure, search, show, support
 from onnxmake.build.plan import Plan
 from onnxmake.build.tasks import Task, acting, failing, needs, task
 from onnxmake.errors import TargetError
+from onnxmake.release import release
 
 
 def _asked(group: str) -> bool:
@@ -82,13 +83,20 @@ def images() -> Iterator[Task]:
 
 def checks(plan: Plan) -> Iterator[Task]:
     """`doit check` looks at what is built."""
-    if not _asked("check"):
+    if not (_asked("check") or _asked("release")):
         return
     for name, (target, chain) in plan.targets.items():
         doc = "compare a twin with Transformers, and the built model with the unquantised one"
         made = task(name, doc, check.check, target, chain, task_dep=[f"build:{name}"])
         yield made if measure.is_built(target) else _alone(made, "check")
     yield from _nothing(plan, "doit check:NAME builds a target and checks it.")
+
+
+def releases(plan: Plan) -> Iterator[Task]:
+    """Each stands outside the group: a version is for ever."""
+    for name, (target, chain) in plan.targets.items() if _asked("release") else ():
+        made = task(name, "pack the checked model with its papers", release.release, target, chain)
+        yield _alone(made, "release") | {"task_dep": [f"check:{name}"]}
 
 
 def searches(plan: Plan) -> Iterator[Task]:

@@ -54,6 +54,8 @@ def toml(target: Target) -> str:
     blocks.append([passes(target)])
     blocks.append(["[check]", *_lines(vars(target.check))])
     blocks.append(["[bench]", *_lines(vars(target.bench))])
+    if stated := _lines(vars(target.release)):
+        blocks.append(["[release]", *stated])
     return "\n\n".join("\n".join(block) for block in blocks + _search(target)) + "\n"
 
 

@@ -30,6 +30,7 @@ FILES = (
     "preprocessor_config.json",
     "processor_config.json",
 )
+PAPERS = ("README.md", "LICENSE*", "NOTICE*")  # not read by builds: what a release needs to know
 SHAPELESS = {
     "_name_or_path",
     "transformers_version",

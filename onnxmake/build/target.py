@@ -25,6 +25,7 @@ FORMS = {
     "check": "[check]",
     "bench": "[bench]",
     "search": "[search]",
+    "release": "[release]",
     "pass": "[[pass]]",
 }
 
@@ -62,6 +63,14 @@ class Bench:
 
 
 @dataclass(frozen=True)
+class Release:
+    """What `doit release` says that it cannot know."""
+
+    license: str | None = None  # as the hub names it, where the checkpoint's README.md does not
+    version: str | None = None  # without it, digits of the content's digest
+
+
+@dataclass(frozen=True)
 class Use:
     """A pass with its options, resolved; `may_skip` allows a rewrite that changes nothing."""
 
@@ -88,6 +97,7 @@ class Target:
     unproven: bool = False  # build also what no sweep has found right
     check: Check = Check()
     search: Search | None = None
+    release: Release = Release()
 
 
 def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Path]]:
@@ -156,7 +166,14 @@ def read_target(file: Path, files: Mapping[str, Path] | None = None, reader: Cal
     """
     where = paths.shown(file)
     text, table = like.load(file, files, reader)
-    tables: dict[str, type] = {"source": dict, "pass": list, "check": dict, "bench": dict, "search": dict}
+    tables: dict[str, type] = {
+        "source": dict,
+        "pass": list,
+        "check": dict,
+        "bench": dict,
+        "search": dict,
+        "release": dict,
+    }
     allowed: dict[str, type] = {"device": str, "unproven": bool, **tables}
     for key, value in table.items():
         if key not in allowed:
@@ -198,6 +215,7 @@ def read_target(file: Path, files: Mapping[str, Path] | None = None, reader: Cal
         table.get("unproven", False),
         _check(table.get("check", {}), file, files, where),
         space.read(table["search"], uses, f"{where}: [search]") if "search" in table else None,
+        parse(Release, table.get("release", {}), f"{where}: [release]"),
     )
 
 

@@ -1,0 +1,59 @@
+"""A release as an image layout on disk that registries take: https://github.com/opencontainers/image-spec, a file a layer, with the media
+types of the CNCF's ModelPack 0.0.7."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from onnxmake.build.files import canonical_json, place
+from onnxmake.release import sums
+from onnxmake.release.facts import Facts
+
+MODEL = "application/vnd.cncf.model"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+PATH = "org.cncf.model.filepath"
+KINDS = {".onnx": "weight", ".data": "weight", ".json": "weight.config", ".md": "doc"}  # by suffix; the rest is doc
+
+
+def _blob(out: Path, content: bytes) -> dict[str, Any]:
+    """Store it; gives its descriptor, without a type."""
+    digest = hashlib.sha256(content).hexdigest()
+    (out / "blobs" / "sha256" / digest).write_bytes(content)
+    return {"digest": f"sha256:{digest}", "size": len(content)}
+
+
+def _layer(file: Path, name: str, digest: str, out: Path) -> dict[str, Any]:
+    kind = "doc" if name.endswith((".cdx.json", ".intoto.json")) else KINDS.get(file.suffix, "doc")
+    place(file, out / "blobs" / "sha256" / digest, link=True)
+    size = file.stat().st_size
+    described = {"mediaType": f"{MODEL}.{kind}.v1.raw", "digest": f"sha256:{digest}", "size": size}
+    return described | {"annotations": {PATH: name}}
+
+
+def lay_out(facts: Facts, folder: Path, out: Path) -> None:
+    """The release in `folder` as a layout in the new folder `out`; its files are links to those of the release."""
+    (out / "blobs" / "sha256").mkdir(parents=True)
+    digests = sums.read(folder) | {
+        n: sums.digest(folder / n) for n in (sums.FILE, sums.SIGNATURE) if (folder / n).exists()
+    }
+    layers = [_layer(folder / name, name, digest, out) for name, digest in sorted(digests.items())]
+    config = {
+        "descriptor": {"name": facts.name, "version": facts.version, "licenses": [facts.licence["license"]]},
+        "config": {"architecture": facts.config.get("model_type", "unknown"), "format": "onnx"},
+        "modelfs": {"type": "layers", "diffIds": [layer["digest"] for layer in layers]},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": f"{MODEL}.manifest.v1+json",
+        "config": {"mediaType": f"{MODEL}.config.v1+json"} | _blob(out, canonical_json(config).encode()),
+        "layers": layers,
+    }
+    named = {"annotations": {"org.opencontainers.image.ref.name": facts.version}}
+    index = {
+        "schemaVersion": 2,
+        "manifests": [{"mediaType": MANIFEST} | _blob(out, canonical_json(manifest).encode()) | named],
+    }
+    (out / "index.json").write_text(json.dumps(index, indent=1), "utf-8")
+    (out / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}', "utf-8")
