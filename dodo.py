@@ -6,6 +6,11 @@ DOIT_CONFIG = tasks.CONFIG
 PLAN = tasks.load_plan()
 
 
+def task__misnamed():
+    """say what there is, where the command line names something else"""
+    yield from runs.misnamed(PLAN)
+
+
 def task__source():
     """checkpoint -> manifest of its files"""
     yield from tasks.sources(PLAN)

@@ -110,9 +110,19 @@ def test_a_bad_target_is_refused_before_anything_is_written(tmp_path, text, mess
     assert os.listdir(tmp_path) == ["targets"]
 
 
-def test_an_unknown_target_names_what_to_do(tmp_path):
-    printed = Builder(tmp_path).run("build:tiny-int5-cpu", code=3)
-    assert "tiny-int5-cpu" in printed and "list" in printed
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("build:tiny-int44-cpu", "Did you mean 'tiny-int4-cpu'?"),
+        ("check:none", "No target is named 'none'"),
+        ("search:tiny-int4-cpu", "tiny-int4-cpu has no [search]"),
+        ("search", "doit search:NAME"),
+        ("release", "doit release:NAME"),
+    ],
+)
+def test_an_unknown_target_names_what_there_is(tmp_path, asked, said):
+    assert said in Builder(tmp_path).fail(asked)
+    assert "dist" not in os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize(

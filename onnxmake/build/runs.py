@@ -5,9 +5,42 @@ from collections.abc import Iterator
 
 from onnxmake.build import bundle, check, image, measure, search, show, support
 from onnxmake.build.plan import Plan
+from onnxmake.build.schema import nearest
 from onnxmake.build.tasks import Task, acting, failing, needs, task
 from onnxmake.errors import TargetError
 from onnxmake.release import release
+
+OF_ONE = ("build", "show", "try", "bench", "bundle", "check", "search", "release")  # groups of targets
+
+
+def _wrong(plan: Plan, word: str) -> TargetError | None:
+    """Why the word of a command line names nothing."""
+    group, colon, name = word.partition(":")
+    known = {*plan.targets, *plan.broken}
+    if group in ("search", "release") and not colon:
+        return TargetError(f"doit {group} is of one target.", "It takes long, or is for ever.", f"doit {group}:NAME")
+    if group not in OF_ONE or not colon or {*name} & {*"*?["}:
+        return None
+    if name not in known:
+        cause = "A typing error, or its file is neither in targets/ nor in a folder of ONNXMAKE_TARGETS."
+        return TargetError(f"No target is named {name!r}.", cause, nearest(name, known))
+    if group == "search" and name in plan.targets and not plan.targets[name][0].search:
+        cause = "[search] says which options are tried; `like` does not take it over."
+        return TargetError(f"{name} has no [search].", cause, "Add [search.PASS] with option = [value, ...].")
+    return None
+
+
+def misnamed(plan: Plan) -> Iterator[Task]:
+    """What the command line names that there is not: tasks that say so, with the nearest that there is."""
+    for word in dict.fromkeys(sys.argv[1:]):
+        if error := _wrong(plan, word):
+            made = task(word, "say what there is", failing, error)
+            yield _named(made, word)
+
+
+def _named(made: Task, word: str) -> Task:
+    """The task in no group."""
+    return {k: v for k, v in made.items() if k != "name"} | {"basename": word}
 
 
 def _asked(group: str) -> bool:
@@ -47,8 +80,7 @@ def tries(plan: Plan) -> Iterator[Task]:
 
 def _alone(made: Task, group: str) -> Task:
     """The task outside its group: `doit GROUP` leaves it out, GROUP:NAME finds it, and builds the target first."""
-    outside = {k: v for k, v in made.items() if k != "name"}
-    return outside | {"basename": f"{group}:{made['name']}", "task_dep": [f"build:{made['name']}"]}
+    return _named(made, f"{group}:{made['name']}") | {"task_dep": [f"build:{made['name']}"]}
 
 
 def benches(plan: Plan) -> Iterator[Task]:
@@ -107,7 +139,7 @@ def searches(plan: Plan) -> Iterator[Task]:
     for name, (target, chain) in found.items():
         doc = "try options, and keep the variants that nothing beats"
         made = task(name, doc, search.search, target, chain, task_dep=[f"_inputs:{needs(target, chain)}"])
-        yield {k: v for k, v in made.items() if k != "name"} | {"basename": f"search:{name}"}
+        yield _named(made, f"search:{name}")
 
 
 def support_table() -> Task:
@@ -127,4 +159,4 @@ def sweeps() -> Iterator[Task]:
         group, _, name = word.partition(":")
         if group == "sweep" and name and name != "all":
             made = task(name, "prove one architecture", support.refresh, (name,))
-            yield {k: v for k, v in made.items() if k != "name"} | {"basename": word}
+            yield _named(made, word)
