@@ -77,7 +77,8 @@ def quantise(source: Path, out: Path, kind: str, threads: int) -> None:
 
 
 def run(context: ctypes.c_void_p, tokens: list[int]) -> None:
-    batch = llama_cpp.llama_batch_get_one((llama_cpp.llama_token * len(tokens))(*tokens), len(tokens))
+    kept = (llama_cpp.llama_token * len(tokens))(*tokens)  # the batch only points at it
+    batch = llama_cpp.llama_batch_get_one(kept, len(tokens))
     if llama_cpp.llama_decode(context, batch):
         raise SystemExit("llama.cpp could not decode.")
     llama_cpp.llama_synchronize(context)
