@@ -71,6 +71,11 @@ def task_release():
     yield from runs.releases(PLAN)
 
 
+def task_verify():
+    """build a second time, elsewhere and without the store: is it the same?"""
+    yield from runs.verifies(PLAN)
+
+
 def task_search():
     """try a target's options: doit search:NAME, of targets with [search]"""
     yield from runs.searches(PLAN)

@@ -64,7 +64,7 @@ def forgetful(tmp_path, monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    cached = (engine.client, runner._available, container._image, container._user)
+    cached = (engine.client, runner.available, container._image, container._user)
     for function in cached:
         function.cache_clear()
     container._running.clear()
@@ -622,4 +622,4 @@ def test_an_engine_at_another_usual_socket_is_found_and_docker_host_comes_first(
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
     assert not engine.may_answer()
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
-    assert engine._address() == "tcp://127.0.0.1:9"
+    assert engine.address() == "tcp://127.0.0.1:9"

@@ -20,6 +20,7 @@ doit show:NAME                  the target with every option, as it is read
 doit try:NAME -p "text"         generate text with it
 doit bench:NAME                 measure it                        (doit bench: all that are built)
 doit check:NAME                 is it right, and how good?        (doit check: all that are built)
+doit verify:NAME                does a second build give the same? (doit verify: all that are built)
 doit compare NAME ...           methods side by side              (doit compare: all that are built)
 doit search:NAME                try the options that its [search] names, keep what nothing beats
 doit release:NAME               check it and pack it with its papers: version=1.0.0 key=FILE.pem

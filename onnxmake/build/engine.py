@@ -103,7 +103,7 @@ def client() -> "DockerClient":
             "Steps do not run in containers on Windows.", "Its paths do not exist in them.", "Build with runner=venv."
         )
     with engine_errors("reach the container engine"):
-        told = {"DOCKER_HOST": _address()} if _address() else {}
+        told = {"DOCKER_HOST": address()} if address() else {}
         connected = docker.from_env(timeout=GREETING, environment=os.environ | told)
         kind = connected.version()["Os"]
         if kind != "linux":
@@ -119,10 +119,10 @@ def client() -> "DockerClient":
 
 def may_answer() -> bool:
     """Whether it is worth asking."""
-    return bool(_address()) or os.name == "nt"
+    return bool(address()) or os.name == "nt"
 
 
-def _address() -> str:
+def address() -> str:
     """Where a person says that the engine is, or the first usual socket that is there; the client knows the first of them only."""
     places = (os.path.expanduser(os.path.expandvars(place)) for place in SOCKETS)
     return os.environ.get("DOCKER_HOST") or next((f"unix://{path}" for path in places if os.path.exists(path)), "")

@@ -16,6 +16,7 @@ from onnxmake.build import (
     locks,
     paths,
     quality,
+    reproduced,
     results,
     runner,
     source,
@@ -94,7 +95,8 @@ def _run(step: Step, explained: dict, digest: str) -> store.Entry:
 
 
 def record_of(target: Target, steps: list[Step]) -> dict:
-    """What dist/<target>/manifest.json says: the files, the key of every step behind them, whether they ever ran and how good they are."""
+    """What dist/<target>/manifest.json says: the files, the key of every step behind them, whether they ever ran, how good they are
+    and whether a second build gave the same."""
     manifests = [s.record for s in steps]
     files = manifests[-1]["files"]
     return {
@@ -106,6 +108,7 @@ def record_of(target: Target, steps: list[Step]) -> dict:
         "status": results.status(target, files),
         "proof": support.proof(target, steps[0].checkpoint),
         "quality": quality.summary(target, files),
+        "reproduced": reproduced.summary(target, files),
     }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import garbage, key, paths, store
+from onnxmake.build import garbage, key, paths, runner, store
 from onnxmake.build.files import read_record, write_record
 from onnxmake.build.plan import Step
 from onnxmake.build.store import Entry
@@ -18,6 +18,7 @@ def save(step: Step, entry: Entry, verb: str, because: Sequence[str]) -> None:
         "seconds": entry.seconds,
         "memory": entry.memory,
         "verb": verb,
+        "runner": runner.chosen(step.use.declaration.environment) if verb == "ran" else "store",
         "because": list(because),
     }
     garbage.register(paths.OUTPUT)
@@ -26,18 +27,20 @@ def save(step: Step, entry: Entry, verb: str, because: Sequence[str]) -> None:
 
 def save_chain(target: str, steps: Sequence[Step]) -> None:
     """Note which steps a target was last delivered from; it outlives dist."""
-    write_record(_chain(target), {"steps": [{"pass": step.name, "id": step.id} for step in steps]})
+    write_record(_chain(target, paths.BUILD), {"steps": [{"pass": step.name, "id": step.id} for step in steps]})
 
 
-def chain(target: str) -> list[tuple[str, dict[str, Any]]]:
-    """(pass, record) of the steps that the target was last delivered from, as far as they are still known."""
-    made = (read_record(_chain(target)) or {"steps": []})["steps"]
-    records = [(m["pass"], read_record(paths.BUILD / "steps" / f"{m['id']}.json")) for m in made]
+def chain(target: str, build: Path | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """(pass, record) of the steps that the target was last delivered from, as far as they are still known; of another output, that
+    whose folder `build` is."""
+    folder = build or paths.BUILD
+    made = (read_record(_chain(target, folder)) or {"steps": []})["steps"]
+    records = [(m["pass"], read_record(folder / "steps" / f"{m['id']}.json")) for m in made]
     return [(name, record) for name, record in records if record is not None]
 
 
-def _chain(target: str) -> Path:
-    return paths.BUILD / "targets" / f"{target}.json"
+def _chain(target: str, build: Path) -> Path:
+    return build / "targets" / f"{target}.json"
 
 
 def previous(step: Step, targets: Sequence[str]) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxmake.build import closure, fetch, gates, paths, results, speed
 from onnxmake.build.digest import digest_file
-from onnxmake.build.files import canonical_json, digest_text, read_record, write_atomically, write_record
+from onnxmake.build.files import canonical_json, digest_text, read_record, write_record
 from onnxmake.build.target import Target
 from onnxmake.errors import OnnxmakeError, TargetError
 
@@ -92,9 +92,7 @@ def answer(target: Target, question: str, key: Mapping[str, Any]) -> Mapping[str
 def note(target: Target, question: str, key: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """Keep an answer, also in dist/<target>/manifest.json."""
     write_record(_path(target), {**_record(target), question: {"key": key, **found}})
-    built = results.delivered(target)
-    manifest = built | {"quality": summary(target, built["files"])}
-    write_atomically(paths.DIST / target.name / "manifest.json", canonical_json(manifest))
+    results.amend(target, quality=summary(target, results.delivered(target)["files"]))
 
 
 def summary(target: Target, files: Mapping[str, list]) -> dict[str, Any] | None:

@@ -59,9 +59,12 @@ def status(target: Target, files: Mapping[str, list]) -> str:
 
 def note(target: Target) -> None:
     """Have dist/<target>/manifest.json say what was measured of the files that it names, also where the target was edited since."""
-    built = delivered(target)
-    manifest = built | {"status": status(target, built["files"])}
-    write_atomically(paths.DIST / target.name / "manifest.json", canonical_json(manifest))
+    amend(target, status=status(target, delivered(target)["files"]))
+
+
+def amend(target: Target, **found: Any) -> None:
+    """Have dist/<target>/manifest.json say what was found out of its files."""
+    write_atomically(paths.DIST / target.name / "manifest.json", canonical_json(delivered(target) | found))
 
 
 def _where(machine: Mapping[str, Any]) -> str:

@@ -26,11 +26,11 @@ RUNNERS = {"venv": process, "docker": container}
 def chosen(env: str) -> str:
     """venv or docker, as runner=... says; auto is docker where an engine answers and has the environment's image."""
     asked = choice("runner", ("auto", *RUNNERS))
-    return _available(env) if asked == "auto" else asked
+    return available(env) if asked == "auto" else asked
 
 
 @once  # threads that ask at once would all be told
-def _available(env: str) -> str:
+def available(env: str) -> str:
     """docker, or venv with a word on why."""
     because = "No container engine answers."
     if engine.may_answer():

@@ -1,39 +1,20 @@
-"""What is done with targets, images and architectures, as doit tasks: show, try, bench, bundle, image, check, search, support, sweep."""
+"""What is done with targets, images and architectures, as doit tasks: show, try, bench, bundle, image, check, verify, search, support, sweep."""
 
 import sys
 from collections.abc import Iterator
 
-from onnxmake.build import bundle, check, image, measure, search, show, support
+from onnxmake.build import bundle, check, image, measure, search, show, support, verify
+from onnxmake.build.misnamed import misnamed_by
 from onnxmake.build.plan import Plan
-from onnxmake.build.schema import nearest
 from onnxmake.build.tasks import Task, acting, failing, needs, task
 from onnxmake.errors import TargetError
 from onnxmake.release import release
-
-OF_ONE = ("build", "show", "try", "bench", "bundle", "check", "search", "release")  # groups of targets
-
-
-def _wrong(plan: Plan, word: str) -> TargetError | None:
-    """Why the word of a command line names nothing."""
-    group, colon, name = word.partition(":")
-    known = {*plan.targets, *plan.broken}
-    if group in ("search", "release") and not colon:
-        return TargetError(f"doit {group} is of one target.", "It takes long, or is for ever.", f"doit {group}:NAME")
-    if group not in OF_ONE or not colon or {*name} & {*"*?["}:
-        return None
-    if name not in known:
-        cause = "A typing error, or its file is neither in targets/ nor in a folder of ONNXMAKE_TARGETS."
-        return TargetError(f"No target is named {name!r}.", cause, nearest(name, known))
-    if group == "search" and name in plan.targets and not plan.targets[name][0].search:
-        cause = "[search] says which options are tried; `like` does not take it over."
-        return TargetError(f"{name} has no [search].", cause, "Add [search.PASS] with option = [value, ...].")
-    return None
 
 
 def misnamed(plan: Plan) -> Iterator[Task]:
     """What the command line names that there is not: tasks that say so, with the nearest that there is."""
     for word in dict.fromkeys(sys.argv[1:]):
-        if error := _wrong(plan, word):
+        if error := misnamed_by(plan, word):
             made = task(word, "say what there is", failing, error)
             yield _named(made, word)
 
@@ -129,6 +110,17 @@ def releases(plan: Plan) -> Iterator[Task]:
     for name, (target, chain) in plan.targets.items() if _asked("release") else ():
         made = task(name, "pack the checked model with its papers", release.release, target, chain)
         yield _alone(made, "release") | {"task_dep": [f"check:{name}"]}
+
+
+def verifies(plan: Plan) -> Iterator[Task]:
+    """`doit verify` looks at what is built."""
+    if not _asked("verify"):
+        return
+    for name, (target, chain) in plan.targets.items():
+        doc = "build a second time, elsewhere and without the store, and compare"
+        made = task(name, doc, verify.verify, target, chain, task_dep=[f"build:{name}"])
+        yield made if measure.is_built(target) else _alone(made, "verify")
+    yield from _nothing(plan, "doit verify:NAME builds a target and verifies it.")
 
 
 def searches(plan: Plan) -> Iterator[Task]:

@@ -22,7 +22,7 @@ CONFIG = {
         "build:tiny-int*",
     ],  # the embedded model; all would be a hundred gigabytes of downloads
     "verbosity": 2,
-    "continue": not {"build", "bench", "check"}.isdisjoint(
+    "continue": not {"build", "bench", "check", "verify"}.isdisjoint(
         sys.argv
     ),  # of all targets, one that fails does not stop the others
     "par_type": "thread",  # each step has a process of its own

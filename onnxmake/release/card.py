@@ -91,6 +91,12 @@ def _quality(facts: Facts) -> str:
     return _table(["metric", "value", "limit"], rows) + f"\n\nAgainst the unquantised model, on {counted}."
 
 
+def _again(facts: Facts) -> Iterator[str]:
+    if facts.again:
+        told = ", ".join(f"{name} {verdict}" for name, verdict in facts.again.items())
+        yield f"\n## Built a second time\n\nElsewhere, without the store, its surroundings varied (`doit verify:{facts.name}`): {told}."
+
+
 def card(facts: Facts) -> str:
     size = sum(size for _, size in facts.files.values()) / 1e6
     origin = (
@@ -105,6 +111,7 @@ def card(facts: Facts) -> str:
             f"\n## How it was made\n\n{_made(facts)}",
             f"\n```toml\n{facts.definition.rstrip()}\n```",
             f"\n## Quality\n\n{_quality(facts)}",
+            *_again(facts),
             f"\n## Verify\n\n{VERIFY}\n",
             "`bom.cdx.json` is a CycloneDX bill of materials, `provenance.intoto.json` SLSA provenance: the checkpoint's files, locks and"
             " steps. Where `model.sig` is there, the folder is signed: "

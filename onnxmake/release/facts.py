@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import history, paths, quality, results, show, store
+from onnxmake.build import history, paths, quality, reproduced, results, show, store
 from onnxmake.build.files import canonical_json, digest_text
 from onnxmake.build.plan import Step
 from onnxmake.build.settings import setting
@@ -40,6 +40,7 @@ class Facts:
     steps: Sequence[Mapping[str, Any]]  # as keys have them: pass, options, environment; and their digests
     quality: Mapping[str, Any] | None  # metrics, and of what
     gates: Mapping[str, float]
+    again: Mapping[str, str]  # pass -> how a second build, elsewhere and without the store, compares; empty: not tried
 
     @property
     def generates(self) -> bool:
@@ -107,4 +108,5 @@ def gathered(target: Target, steps: Sequence[Step]) -> Facts:
         [{"pass": d["pass"], "options": d["options"], "environment": d["environment"], "key": k} for k, d in documents],
         built["quality"],
         target.check.gates,
+        {one["pass"]: one["verdict"] for one in (reproduced.summary(target, built["files"]) or {"steps": []})["steps"]},
     )

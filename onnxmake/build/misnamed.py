@@ -1,0 +1,24 @@
+"""Words of a command line that name no task."""
+
+from onnxmake.build.plan import Plan
+from onnxmake.build.schema import nearest
+from onnxmake.errors import TargetError
+
+OF_ONE = ("build", "show", "try", "bench", "bundle", "check", "search", "release", "verify")  # groups of targets
+
+
+def misnamed_by(plan: Plan, word: str) -> TargetError | None:
+    """Why the word of a command line names nothing."""
+    group, colon, name = word.partition(":")
+    known = {*plan.targets, *plan.broken}
+    if group in ("search", "release") and not colon:
+        return TargetError(f"doit {group} is of one target.", "It takes long, or is for ever.", f"doit {group}:NAME")
+    if group not in OF_ONE or not colon or {*name} & {*"*?["}:
+        return None
+    if name not in known:
+        cause = "A typing error, or its file is neither in targets/ nor in a folder of ONNXMAKE_TARGETS."
+        return TargetError(f"No target is named {name!r}.", cause, nearest(name, known))
+    if group == "search" and name in plan.targets and not plan.targets[name][0].search:
+        cause = "[search] says which options are tried; `like` does not take it over."
+        return TargetError(f"{name} has no [search].", cause, "Add [search.PASS] with option = [value, ...].")
+    return None
