@@ -126,7 +126,7 @@ def test_a_verification_that_is_ended_leaves_nothing(toy):
 
 
 def test_what_is_not_there_is_told(toy, tmp_path):
-    assert "verify:nosuch" in toy.run("verify:nosuch", code=3)
+    assert "No target is named 'nosuch'" in toy.fail("verify:nosuch")
     printed = Toy(toy.root.parent, toy.cache, tmp_path).run("verify", code=2)
     assert "Nothing is built yet." in printed and "doit verify:NAME builds a target and verifies it." in printed
 
