@@ -18,7 +18,7 @@ from onnxmake.build.gates import Check
 from onnxmake.build.plan import checkpoint_of, steps_of
 from onnxmake.build.target import Release, read_target
 from onnxmake.errors import CheckFailed, SourceError, StoreError, TargetError
-from onnxmake.release import oci, received, release, sums
+from onnxmake.release import facts, oci, received, release, sums
 from onnxmake.release.licence import licence_of, stated
 
 NAME = "tiny-int4-cpu"
@@ -291,6 +291,23 @@ def test_an_unknown_licence_is_refused_unless_the_target_states_one(tmp_path):
             licence_of(tmp_path, None, "a/b")
         assert "[release]" in caught.value.action
     assert licence_of(tmp_path, "Apache-2.0", "a/b") == {"license": "apache-2.0"}
+
+
+@pytest.mark.parametrize(
+    ("files", "architecture", "task"),
+    [
+        (["genai_config.json"], "Qwen2ForCausalLM", "text-generation"),
+        (["model.onnx"], "BertForSequenceClassification", "text-classification"),
+        (["model.onnx"], "ViTForImageClassification", "image-classification"),
+        (["model.onnx"], "BertModel", "feature-extraction"),
+        (["model.onnx"], None, "feature-extraction"),
+    ],
+)
+def test_what_a_model_is_for_is_said_as_the_hub_says_it(files, architecture, task):
+    told = facts.Facts(
+        *[None] * 8, dict.fromkeys(files), {}, {"architectures": architecture and [architecture]}, *[None] * 5
+    )
+    assert told.task == task
 
 
 def test_two_releases_of_one_build_are_the_same(released, checked, target, tmp_path, monkeypatch):

@@ -18,6 +18,15 @@ from onnxmake.errors import CheckFailed, TargetError
 from onnxmake.release.licence import licence_of
 
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]*")
+TASKS = {  # how the name of an architecture ends -> the hub's name of what it is for
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMaskedLM": "fill-mask",
+    "ForMultipleChoice": "multiple-choice",
+    "ForImageClassification": "image-classification",
+    "ForAudioClassification": "audio-classification",
+}
 LOCKED = re.compile(r"^([a-z0-9][a-z0-9._-]*)==(\S+)", re.MULTILINE)
 
 
@@ -48,8 +57,10 @@ class Facts:
 
     @property
     def task(self) -> str:
-        """Of the hub's list."""
-        return "text-generation" if self.generates else "feature-extraction"
+        """What the model is for, of the hub's list."""
+        named = (self.config.get("architectures") or [""])[0]
+        found = (task for end, task in TASKS.items() if named.endswith(end))
+        return "text-generation" if self.generates else next(found, "feature-extraction")
 
     @property
     def locks(self) -> dict[str, str]:
