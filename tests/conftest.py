@@ -18,11 +18,6 @@ os.environ.setdefault("NUMBA_CACHE_DIR", process.kernel_cache("cpu"))  # kernels
 TINY = ("tiny-fp32-cpu", "tiny-int4-cpu", "tiny-int8-cpu", "tiny-int4-cuda", "tiny-int4-directml")
 
 
-def pytest_xdist_auto_num_workers(config):
-    """One more than there are cores: tests wait for processes and containers."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
-
-
 def pytest_collection_modifyitems(items):
     """Files with long tests first, then those with many: no worker ends alone with one."""
     counts = Counter(item.path for item in items)
