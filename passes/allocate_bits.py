@@ -1,7 +1,7 @@
-"""Give those products more bits that lose most by rounding, within an average or a size; the quantiser that follows heeds it.
+"""Give those weights more bits that lose most by rounding, within an average or a size; the quantiser that follows heeds it.
 
-Invariant: the same graph; Linear ops are told their bits. How much a product loses is measured on a text: the share of its output's
-energy that rounding to low_bits changes.
+Invariant: the same graph; weights of products and of tokens' embeddings are allocated their bits. How much one loses is measured on a
+text: the share of its product's, or of its looked-up rows', energy that rounding to low_bits changes.
 """
 
 from dataclasses import dataclass
@@ -25,23 +25,27 @@ MEMORY_MB = 4000
 
 @dataclass(frozen=True)
 class Options:
-    average_bits: float = 0  # of a weight in a matrix product, scales not counted; or:
+    average_bits: float = 0  # of a weight in a matrix product or a table of embeddings, scales not counted; or:
     max_size_mb: float = 0  # of model.onnx.data in 10^6 bytes: all weights, with their scales, and what stays float
     low_bits: Literal[2, 4] = 4
     high_bits: Literal[4, 8] = 8
     block_size: Literal[16, 32, 64, 128, 256] = 32  # these are the quantiser's; its bits are low_bits
     symmetric: bool = True
-    embeddings: Part = "same"
+    embeddings: Part = "same"  # "same": as a tied head, or else by what they lose
     experts: Part = "same"
     calibration: str = ""  # a text beside the target; "": the one that comes along
     samples: int = 32
     tokens: int = 256  # of each sample
 
 
+def _quantiser(o: Options) -> BlockOptions:
+    """Options of the quantiser that follows."""
+    return BlockOptions(o.low_bits, o.block_size, o.symmetric, embeddings=o.embeddings, experts=o.experts)
+
+
 def _layouts(model: ir.Model, o: Options) -> tuple[Sizes, Sizes]:
-    """With the low bits, and the high ones, for every product."""
-    quantiser = BlockOptions(o.low_bits, o.block_size, o.symmetric, embeddings=o.embeddings, experts=o.experts)
-    return sizes(model, o.low_bits, quantiser), sizes(model, o.high_bits, quantiser)
+    """With the low bits, and the high ones, for every weight that has a choice."""
+    return sizes(model, o.low_bits, _quantiser(o)), sizes(model, o.high_bits, _quantiser(o))
 
 
 def run(src: Path, out: Path, o: Options) -> None:
@@ -55,10 +59,10 @@ def run(src: Path, out: Path, o: Options) -> None:
     both = _layouts(model, o) if o.max_size_mb else None
     fits = within_size(*both, o.max_size_mb) if both else None  # before anything is measured: it may be impossible
     rows = windows(src / "checkpoint", src / o.calibration, o.samples, o.tokens)
-    products = measure(plain, src / "checkpoint", rows, o.low_bits, o.block_size, o.symmetric)
-    fits = fits or within_average(products, o.low_bits, o.high_bits, o.average_bits)
-    chosen = allocate(products, fits, free(*both) if both else ())
-    if not tell(model.graph, {key: o.high_bits if key in chosen else o.low_bits for key in products}):
+    losses = measure(plain, src / "checkpoint", rows, _quantiser(o))
+    fits = fits or within_average(losses, o.low_bits, o.high_bits, o.average_bits)
+    chosen = allocate(losses, fits, free(*both) if both else ())
+    if not tell(model.graph, {key: o.high_bits if key in chosen else o.low_bits for key in losses}):
         raise PassError(
             "allocate_bits changed nothing.", "No matrix product reads a weight as it is stored.", "Remove the pass."
         )

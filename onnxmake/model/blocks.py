@@ -6,9 +6,20 @@ import onnx_ir as ir
 
 from onnxmake.errors import UnsupportedError
 from onnxmake.model.experts import alternating, mixture, parts, routed
-from onnxmake.model.graph import CONTRIB, DOMAIN, attributes, emit, emit_many, integers, produced_by, prune, replace
+from onnxmake.model.graph import (
+    CONTRIB,
+    DOMAIN,
+    attributes,
+    emit,
+    emit_many,
+    integers,
+    nodes,
+    produced_by,
+    prune,
+    replace,
+)
 from onnxmake.model.options import BlockOptions
-from onnxmake.model.widths import widths
+from onnxmake.model.widths import ALLOCATED, widths
 
 
 def _reference(before: ir.Node, weight: ir.Node, bits: int, o: BlockOptions, method: str) -> list[ir.Value]:
@@ -130,8 +141,10 @@ def quantize(graph: ir.Graph, o: BlockOptions, method: str) -> int:
     `method` is a key of kernels.METHODS. Raises TargetError for lists of globs that cannot be meant, and UnsupportedError
     where an op that one of them claims cannot be quantised.
     """
-    count = 0
-    for node, bits, claim in widths(graph, o):
+    count, chosen = 0, widths(graph, o)
+    for weight in nodes(graph, "Weight"):
+        weight.attributes.pop(ALLOCATED, None)  # heeded
+    for node, bits, claim in chosen:
         done = RULES[node.op_type](node, bits, o, method) if bits else 0
         if bits and claim and not done:
             raise UnsupportedError(

@@ -1,7 +1,7 @@
-"""How large the file of a model's weights will be, by the bits that its products are told."""
+"""How large the file of a model's weights will be, by the bits that they are allocated."""
 
 import itertools
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes.common import TopologicalSortPass
@@ -11,6 +11,7 @@ from onnxmake.model.graph import DOMAIN, attributes, nodes, produced_by
 from onnxmake.model.options import BlockOptions
 from onnxmake.model.segments import Key, key_of
 from onnxmake.model.weights import laid_out, references, size_of
+from onnxmake.model.widths import ALLOCATED
 
 Array = tuple[
     Hashable, Sequence[int]
@@ -18,25 +19,27 @@ Array = tuple[
 Sizes = Sequence[tuple[Key, Array]]  # of every use of a weight, in the file's order
 
 
-def products(graph: ir.Graph) -> Iterator[tuple[ir.Node, Key]]:
-    """Each product by a weight as it is stored, and the weight's key."""
-    for node in nodes(graph, "Linear"):
-        if weight := produced_by(node.inputs[1], "Weight", DOMAIN):
-            yield node, key_of(weight)
+def choices(graph: ir.Graph, o: BlockOptions) -> dict[Key, ir.Node]:
+    """Every weight whose bits can be chosen: of products, and of tokens' embeddings, unless `o` says theirs."""
+    values = [node.inputs[1] for node in nodes(graph, "Linear")]
+    if o.embeddings == "same":
+        values += [node.inputs[0] for node in nodes(graph, "Gather") if node.inputs[1].name == "input_ids"]
+    found = [weight for value in values if (weight := produced_by(value, "Weight", DOMAIN))]
+    return {key_of(weight): weight for weight in found}
 
 
 def tell(graph: ir.Graph, bits: Mapping[Key, int]) -> int:
-    """Tell the products of the weights that are named how many bits they have, for the quantiser that follows. Returns how many."""
-    found = [(node, bits[key]) for node, key in products(graph) if key in bits]
-    for node, number in found:
-        node.attributes["bits"] = ir.AttrInt64("bits", number)
+    """Tell the quantiser that follows how many bits the weights that are named have. Returns how many there are."""
+    found = [(weight, bits[key]) for weight in nodes(graph, "Weight") if (key := key_of(weight)) in bits]
+    for weight, number in found:
+        weight.attributes[ALLOCATED] = ir.AttrInt64(ALLOCATED, number)
     return len(found)
 
 
 def sizes(model: ir.Model, bits: int, o: BlockOptions) -> Sizes:
-    """Of the model with all its products told these bits, and quantised, in a copy. Raises as `quantize` does."""
+    """Of the model with all its choices told these bits, and quantised, in a copy. Raises as `quantize` does."""
     copy = ir.from_proto(ir.to_proto(model))
-    tell(copy.graph, {key: bits for _, key in products(copy.graph)})
+    tell(copy.graph, dict.fromkeys(choices(copy.graph, o), bits))
     quantize(copy.graph, o, "rtn")
     TopologicalSortPass()(copy)  # as canonicalize does; what it merges depends on the choice
     return [(key_of(node), _array(node)) for node in references(copy.graph)]

@@ -12,6 +12,8 @@ from onnxmake.model.graph import DOMAIN, attribute, nodes, produced_by
 from onnxmake.model.head import find_head
 from onnxmake.model.options import LISTS, BlockOptions
 
+ALLOCATED = "allocated"  # attribute of a Weight: how many bits the quantiser that follows is to give it
+
 
 def references(node: ir.Node) -> list[ir.Node]:
     """The Weight nodes whose values the op reads as they are stored."""
@@ -20,15 +22,21 @@ def references(node: ir.Node) -> list[ir.Node]:
 
 
 def _by_kind(graph: ir.Graph, o: BlockOptions) -> list[tuple[ir.Node, int]]:
-    """Every op that reads a weight as it is stored, and its bits: those it was told, or by the kind of op."""
+    """Every op that reads a weight as it is stored, and its bits: those that were allocated to the weight, or by the kind of op."""
     bits, head = {"same": o.bits, **LISTS}, find_head(graph)
-    found = [(n, attribute(n, "bits", bits[o.lm_head] if n is head else o.bits)) for n in nodes(graph, "Linear")]
-    tied = {"same": dict(found).get(head, 0), **LISTS}
+    found = [(n, _allocated(n, bits[o.lm_head] if n is head else o.bits)) for n in nodes(graph, "Linear")]
+    tied = dict(found).get(head, 0)
     found += [(n, bits[o.experts]) for n in nodes(graph, "Experts")]
     for node in nodes(graph, "Gather"):
         shared = head is not None and node.inputs[0] is head.inputs[1]
-        found.append((node, (tied if shared else bits)[o.embeddings]))
+        same = _allocated(node, tied if shared else o.bits)
+        found.append((node, {"same": same, **LISTS}[o.embeddings]))
     return [(node, number) for node, number in found if references(node)]
+
+
+def _allocated(node: ir.Node, default: int) -> int:
+    """Bits that allocate_bits chose for the weight that the op reads, if it did."""
+    return next((attribute(weight, ALLOCATED, default) for weight in references(node)), default)
 
 
 def widths(graph: ir.Graph, o: BlockOptions) -> list[tuple[ir.Node, int, str]]:
