@@ -120,7 +120,7 @@ def test_the_provenance_tells_the_recipe_so_that_the_target_is_not_due(released,
     assert due.due(plan, [NAME], released.parent) == {}
     changed = dataclasses.replace(checked[0].use, options=dataclasses.replace(checked[0].use.options, part="text"))
     plan.targets[NAME][1][0] = dataclasses.replace(checked[0], use=changed)
-    assert due.due(plan, [NAME], released.parent) == {NAME: ["since 1.0.0: export: options.part: absent -> text"]}
+    assert due.due(plan, [NAME], released.parent) == {NAME: ["since 1.0.0: export: options.part: model -> text"]}
 
 
 def test_no_paper_says_where_or_when_it_was_made(released):
