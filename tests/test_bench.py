@@ -81,7 +81,7 @@ def test_a_result_without_decode_is_one_to_show(tmp_path):
     result = RESULT | more | {"runs": [RUN]}
     for text, there in [(result, True), (result | {"runs": [RUN | {"prefill": None}]}, False)]:
         (tmp_path / "x.json").write_text(json.dumps(text))
-        assert (results._read(tmp_path / "x.json") is not None) is there
+        assert (results.read(tmp_path / "x.json") is not None) is there
 
 
 @pytest.mark.parametrize("decode", [None, {"p50": 98.76, "p90": 54.321}])

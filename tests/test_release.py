@@ -1,5 +1,6 @@
 """Releases: their papers, who is refused one, and what their receiver finds."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,9 +14,9 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from onnxmake.__main__ import main
-from onnxmake.build import execute, paths, quality, results
+from onnxmake.build import due, execute, paths, quality, results
 from onnxmake.build.gates import Check
-from onnxmake.build.plan import checkpoint_of, steps_of
+from onnxmake.build.plan import Plan, checkpoint_of, steps_of
 from onnxmake.build.target import Release, read_target
 from onnxmake.errors import CheckFailed, SourceError, StoreError, TargetError
 from onnxmake.release import facts, oci, received, release, sums
@@ -112,6 +113,14 @@ def test_the_provenance_names_all_that_went_in(released, target):
     assert [s["pass"] for s in built["internalParameters"]["steps"]] == [u.declaration.name for u in target.passes]
     assert 'lm_head = "int8"' in built["externalParameters"]["definition"]
     assert all(len(d["digest"]["sha256"]) == 64 for d in built["resolvedDependencies"])
+
+
+def test_the_provenance_tells_the_recipe_so_that_the_target_is_not_due(released, checked):
+    plan = Plan({NAME: (read_target(paths.TARGETS / f"{NAME}.toml"), checked)}, {})
+    assert due.due(plan, [NAME], released.parent) == {}
+    changed = dataclasses.replace(checked[0].use, options=dataclasses.replace(checked[0].use.options, part="text"))
+    plan.targets[NAME][1][0] = dataclasses.replace(checked[0], use=changed)
+    assert due.due(plan, [NAME], released.parent) == {NAME: ["since 1.0.0: export: options.part: model -> text"]}
 
 
 def test_no_paper_says_where_or_when_it_was_made(released):

@@ -1,8 +1,7 @@
 """Commands beside doit's own: `list` shows targets, `why` says what a build would do and for which reason, `plan` the same in short."""
 
 import sys
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from doit.cmd_base import DoitCmdBase
@@ -12,7 +11,7 @@ from onnxmake.build import results
 from onnxmake.build.plan import Plan, named
 from onnxmake.build.report import say
 from onnxmake.build.tasks import failure_of, load_plan
-from onnxmake.build.verdict import DEPENDS, RESTORE, RUN, UP_TO_DATE, Verdict, judge
+from onnxmake.build.verdict import judge
 
 ABOUT = """
 doit build:NAME                 build one target into dist/NAME   (doit build: all of them)
@@ -29,7 +28,8 @@ doit image:NAME                 an environment as an image        (doit image: a
 doit support                    which architectures are proven    (doit sweep:NAME: prove one anew)
 doit runner=docker build:NAME   build it in containers
 doit why build:NAME             what would run, and why
-doit plan build:NAME            the same as a table, with times
+doit plan build:NAME            the same as a table, with times   (--since FOLDER: what no release there has)
+doit regressions --since FOLDER what got slower or larger than in the releases there
 doit cache                      the store: status, verify, gc, pack, unpack
 doit clean build:NAME           remove dist/NAME                  (doit clean: all)"""
 
@@ -102,43 +102,3 @@ class Why(Command):
                 say(f"  {v.name:<16} {v.verdict:<10}  {first}".rstrip())
                 for reason in more:
                     say(f"{'':31}{reason}")
-
-
-class PlanBuilds(Command):
-    """One line for each step that the named builds have, and how long it took last time."""
-
-    doc_purpose = "list the steps of a build before it runs"
-
-    def work(self, plan, params, arguments):
-        from tabulate import tabulate
-
-        told = judge(plan, named(plan, arguments))
-        users: dict[Verdict, list[str]] = {}
-        for name, verdicts in told.items():
-            for verdict in verdicts:
-                users.setdefault(verdict, []).append(name)
-        rows = [
-            [v.name, ", ".join(by), v.verdict, "" if v.seconds is None else f"{v.seconds:.2f}", _short(v)]
-            for v, by in users.items()
-        ]
-        if rows:
-            wrapped = [None, 40, None, None, 60] if sys.stdout.isatty() else None  # a program reads one line per step
-            heads = ["step", "for", "verdict", "last s", "reason"]
-            say(tabulate(rows, heads, disable_numparse=True, maxcolwidths=wrapped))
-            say(_total(users))
-
-
-def _short(verdict: Verdict) -> str:
-    if verdict.verdict == UP_TO_DATE:
-        return ""
-    return verdict.reasons[0] + (f" and {len(verdict.reasons) - 1} more" if verdict.reasons[1:] else "")
-
-
-def _total(verdicts: Collection[Verdict]) -> str:
-    counts = Counter(v.verdict for v in verdicts)
-    running = [v for v in verdicts if v.verdict in (RUN, DEPENDS) and v.name not in ("source", "dist")]
-    known = sum(v.seconds or 0 for v in running)
-    unknown = sum(v.seconds is None for v in running)
-    text = ", ".join(f"{counts[kind]} {kind}" for kind in (RUN, DEPENDS, RESTORE, UP_TO_DATE) if counts[kind])
-    guess = f"; steps that run took {known:.1f} s last time" if known else ""
-    return f"{text}{guess}{f', {unknown} never ran here' if unknown else ''}"

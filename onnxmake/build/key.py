@@ -18,8 +18,7 @@ PREFIX = "checkpoint/"
 
 
 def inputs_of(step: Step, checkpoint: Mapping[str, str], made: Mapping[str, list]) -> dict[str, str]:
-    """File -> sha256 of what the pass says it reads, of the checkpoint's files and of those that the step before made, and of
-    those that its options name.
+    """File -> sha256 of what the pass says it reads, of the checkpoint's files and of those that the step before made.
 
     Raises CheckpointError where one that it needs is missing.
     """
@@ -30,7 +29,7 @@ def inputs_of(step: Step, checkpoint: Mapping[str, str], made: Mapping[str, list
             seen |= {PREFIX + name: checkpoint[name] for name in names}
         else:
             seen |= {name: made[name][0] for name in _needed(step, pattern, pattern, made)}
-    return seen | {name: digest_file(file) for name, file in step.use.files.items()}
+    return seen
 
 
 def check_inputs(step: Step) -> None:
@@ -79,6 +78,22 @@ def look_again() -> None:
         kept.cache_clear()
 
 
+def known(step: Step) -> dict[str, Any]:
+    """What of the key's document is known before anything is fetched or made: all but inputs from the checkpoint and from other steps."""
+    options = vars(step.use.options)
+    declared = step.use.declaration
+    return {
+        "schema": SCHEMA,
+        "pass": step.name,
+        "may_skip": step.use.may_skip,
+        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
+        "code": _code(declared.path, options.get("device")),
+        "inputs": {name: digest_file(file) for name, file in step.use.files.items()},
+        "environment": {"name": declared.environment, "lock": _lock_digest(declared.environment)},
+        "python": runner.python_of(declared.environment),
+    }
+
+
 def explain(
     step: Step, checkpoint: Mapping[str, str] | None = None, made: Mapping[str, list] | None = None
 ) -> dict[str, Any]:
@@ -91,23 +106,18 @@ def explain(
         checkpoint = step.checkpoint.record["files"]
     if made is None:
         made = step.before.record["files"] if step.before else {}
-    options = vars(step.use.options)
-    declared = step.use.declaration
-    return {
-        "schema": SCHEMA,
-        "pass": step.name,
-        "may_skip": step.use.may_skip,
-        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
-        "code": _code(declared.path, options.get("device")),
-        "inputs": inputs_of(step, checkpoint, made),
-        "environment": {"name": declared.environment, "lock": _lock_digest(declared.environment)},
-        "python": runner.python_of(declared.environment),
-    }
+    found = known(step)
+    return found | {"inputs": inputs_of(step, checkpoint, made) | found["inputs"]}
+
+
+def short(explained: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with its code as one digest."""
+    return {**explained, "code": _code_digest(tuple(explained["code"].items()))}
 
 
 def digest(explained: Mapping[str, Any]) -> str:
     """The key: sha256 of the document, in which the code stands as one digest."""
-    return digest_text(canonical_json({**explained, "code": _code_digest(tuple(explained["code"].items()))}))
+    return digest_text(canonical_json(short(explained)))
 
 
 @functools.cache

@@ -46,7 +46,7 @@ def save(result: Mapping[str, Any]) -> None:
 def of(target: Target, files: Mapping[str, list]) -> dict[str, Any] | None:
     """The result that was measured of exactly these files on the target's device."""
     path = _path(target.name)
-    result = _read(path) if path.exists() else None
+    result = read(path) if path.exists() else None
     if result and result["files"] == files and result["device"] == device(target.device).provider:
         return result
     return None
@@ -71,7 +71,7 @@ def _where(machine: Mapping[str, Any]) -> str:
     return machine.get("gpu") or machine["cpu"]
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read(path: Path) -> dict[str, Any] | None:
     """A result with all that the table shows, or None: it may come from another machine, and by hand."""
     try:
         result = read_json(path)
@@ -84,7 +84,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def merge(target: Target, path: Path) -> None:
     """Take over a result that came back from another machine. Raises StoreError if it is none of what is built here."""
-    result, built = _read(path), delivered(target)
+    result, built = read(path), delivered(target)
     wanted = device(target.device).provider
     if result is None:
         raise StoreError(f"{paths.shown(path)} is no result.", "It is damaged.", "Run the bundle again.")

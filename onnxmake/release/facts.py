@@ -4,11 +4,11 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import history, paths, quality, reproduced, results, show, store
+from onnxmake.build import history, paths, quality, recipe, reproduced, results, show, store
 from onnxmake.build.files import canonical_json, digest_text
 from onnxmake.build.plan import Step
 from onnxmake.build.settings import setting
@@ -46,10 +46,11 @@ class Facts:
     checkpoint: Mapping[str, str]  # name -> digest
     config: Mapping[str, Any]  # the checkpoint's config.json
     definition: str  # the target with every default, as TOML
-    steps: Sequence[Mapping[str, Any]]  # as keys have them: pass, options, environment; and their digests
+    steps: Sequence[Mapping[str, Any]]  # of the recipe, with their keys
     quality: Mapping[str, Any] | None  # metrics, and of what
     gates: Mapping[str, float]
     again: Mapping[str, str]  # pass -> how a second build, elsewhere and without the store, compares; empty: not tried
+    origin: Mapping[str, Any] = field(default_factory=dict)  # of the recipe
 
     @property
     def generates(self) -> bool:
@@ -116,8 +117,9 @@ def gathered(target: Target, steps: Sequence[Step]) -> Facts:
         {name: sha for name, sha in sorted(record["files"].items()) if name not in DERIVED},
         json.loads((folder / "config.json").read_text("utf-8")),
         show.toml(replace(target, source=source)),
-        [{"pass": d["pass"], "options": d["options"], "environment": d["environment"], "key": k} for k, d in documents],
+        [recipe.of_step(document, step.use.files) | {"key": k} for (k, document), step in zip(documents, steps)],
         built["quality"],
         target.check.gates,
         {one["pass"]: one["verdict"] for one in (reproduced.summary(target, built["files"]) or {"steps": []})["steps"]},
+        recipe.of_checkpoint(steps[0].checkpoint),
     )

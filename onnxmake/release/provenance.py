@@ -27,7 +27,6 @@ def _dependencies(facts: Facts) -> Iterator[dict[str, Any]]:
 
 def statement(facts: Facts) -> dict[str, Any]:
     """No date, no machine, no runner: two builds of the same say the same."""
-    steps = [{"pass": step["pass"], "options": step["options"], "key": step["key"]} for step in facts.steps]
     return {
         "_type": STATEMENT,
         "subject": [_resource(name, digest) for name, (digest, _) in facts.files.items()],
@@ -36,12 +35,12 @@ def statement(facts: Facts) -> dict[str, Any]:
             "buildDefinition": {
                 "buildType": BUILD,
                 "externalParameters": {"target": facts.name, "version": facts.version, "definition": facts.definition},
-                "internalParameters": {"steps": steps},
+                "internalParameters": {"steps": [*facts.steps], "origin": facts.origin},
                 "resolvedDependencies": [*_dependencies(facts)],
             },
             "runDetails": {
                 "builder": {"id": BUILDER, "version": {"onnxmake": tool_version()}},
-                "metadata": {"invocationId": digest_text(canonical_json([step["key"] for step in steps]))},
+                "metadata": {"invocationId": digest_text(canonical_json([step["key"] for step in facts.steps]))},
             },
         },
     }
