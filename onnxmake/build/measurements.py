@@ -44,7 +44,7 @@ def digest(files: Mapping[str, Any]) -> str:
 def past(target: str) -> list[Measured]:
     """All that is known, oldest first; lines that are damaged are left out."""
     try:
-        lines = _path(target).read_text("utf-8", "replace").splitlines()
+        lines = _path(target).read_text("utf-8", "replace").split("\n")
     except OSError:
         return []
     return [found for line in lines if (found := _read(line))]

@@ -1,7 +1,7 @@
 """All that the page says, gathered from records as plain data. What is damaged is named and left out."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 from onnxmake.build import (
     compare,
     gates,
-    history,
     measurements,
     paths,
     quality,
@@ -17,7 +16,6 @@ from onnxmake.build import (
     results,
     show,
     speed,
-    store,
     support,
 )
 from onnxmake.build.files import read_json
@@ -29,6 +27,7 @@ from onnxmake.build.source import DERIVED
 from onnxmake.build.target import Target
 from onnxmake.errors import CheckFailed, OnnxmakeError
 from onnxmake.page import released
+from onnxmake.page.chain import Step, steps_of
 from onnxmake.page.released import Released
 from onnxmake.release.facts import base_image, tool_version
 
@@ -40,23 +39,6 @@ DAMAGED = (
     TypeError,
     AttributeError,
 )  # what records of any shape lead to
-
-
-@dataclass(frozen=True)
-class Step:
-    """How a step came to be, as far as it is still known. `size`: bytes of its files; `memory`: bytes; `verb`: ran or restored."""
-
-    name: str
-    key: str
-    environment: str = ""
-    lock: str = ""
-    options: str = ""
-    verb: str = ""
-    runner: str = ""
-    because: Sequence[str] = ()
-    seconds: float | None = None
-    memory: int | None = None
-    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,19 +77,6 @@ class Site:
     damaged: Sequence[str]
 
 
-def _steps(target: Target, made: Sequence[Mapping[str, str]]) -> Iterator[Step]:
-    """Of the manifest's list: what is in the store and in this output folder about exactly these keys."""
-    records = {record["key"]: record for _, record in history.chain(target.name)}
-    for step in made:
-        key, record = step["key"], records.get(step["key"], {})
-        document = store.document(key) or {"environment": {"name": "", "lock": ""}, "options": {}}
-        options = ", ".join(f"{name} = {show.value(given)}" for name, given in document["options"].items())
-        size = sum(size for _, size in record["files"].values()) if record else None
-        told = {name: record[name] for name in ("verb", "runner", "because", "seconds", "memory") if name in record}
-        where = document["environment"]
-        yield Step(step["pass"], key, where["name"], where["lock"], options, size=size, **told)
-
-
 def _known(target: Target, manifest: Mapping[str, Any]) -> dict[str, float]:
     known = quality.metrics(target, manifest)
     if target.check.than:
@@ -132,7 +101,7 @@ def _built(target: Target, steps: Sequence[Planned], releases: Sequence[Released
         str(manifest["status"]),
         manifest["proof"],
         show.toml(replace(target, source=source)),
-        [*_steps(target, manifest["steps"])],
+        steps_of(target, manifest["steps"]),
         {name: sha for name, sha in sorted(steps[0].checkpoint.record["files"].items()) if name not in DERIVED},
         quality.lacking(target),
         gates.rows(target.check, _known(target, manifest)),

@@ -4,6 +4,8 @@ import html
 from collections.abc import Collection, Sequence
 from typing import Any
 
+BLANK = "–"  # of a cell without a value
+SHORT = 12  # digits of a digest
 VOID = ("meta", "link", "br")
 
 
@@ -33,6 +35,11 @@ def link(target: str, text: Any) -> Html:
     return element("a", text, href=target, rel=None if target.startswith("#") else "noreferrer")
 
 
+def linked(name: str) -> Html:
+    """A target's name, that leads to its part of the page."""
+    return link(f"#target-{name}", name)
+
+
 def pill(word: Any, kind: str = "") -> Html:
     """A verdict. `kind`: good, bad, open or none."""
     return element("span", word, class_=f"pill {kind}".rstrip())
@@ -57,14 +64,16 @@ def table(
     heads: Sequence[Any],
     groups: Sequence[tuple[Any, Sequence[Sequence[Any]]]],
     numbers: Collection[int] = (),
+    kind: str = "heard",
 ) -> Html:
-    """In a box that scrolls by itself. `groups`: heading, or None, and rows; `numbers`: columns to be set to the right."""
+    """In a box that scrolls by itself. `groups`: heading, or None, and rows; `numbers`: columns to be set to the right; `kind`: whether
+    the caption is seen, or heard only, as a heading above says the same."""
     columns = [element("th", h, scope="col", class_="number" if i in numbers else None) for i, h in enumerate(heads)]
     bodies = []
     for heading, lines in groups:
         named = element("tr", element("th", heading, scope="rowgroup", colspan=len(heads)), class_="group")
         bodies.append(element("tbody", named if heading is not None else None, [row(line, numbers) for line in lines]))
-    whole = element("table", element("caption", caption), element("thead", element("tr", columns)), bodies)
+    whole = element("table", element("caption", caption, class_=kind), element("thead", element("tr", columns)), bodies)
     return element("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)
 
 
@@ -77,3 +86,8 @@ def described(pairs: Sequence[tuple[Any, Any]]) -> Html:
     """Names and what they stand for; pairs without a value are left out."""
     found = [(name, value) for name, value in pairs if value not in (None, "")]
     return element("dl", [element("div", element("dt", name), element("dd", value)) for name, value in found])
+
+
+def short(digest: str) -> Html:
+    """A digest's first digits."""
+    return code(digest[:SHORT], digest)

@@ -2,16 +2,9 @@
 
 from typing import Any
 
-from onnxmake.build import gates
-from onnxmake.page import overview, trend
-from onnxmake.page.facts import Built, Site, Step
-from onnxmake.page.markup import Html, code, described, element, folded, joined, link, pill, table
-
-SHORT = 12  # digits of a digest
-
-
-def short(digest: str) -> Html:
-    return code(digest[:SHORT], digest)
+from onnxmake.page import chain, overview, trend
+from onnxmake.page.facts import Built, Site
+from onnxmake.page.markup import SHORT, Html, code, described, element, folded, joined, link, pill, short, table
 
 
 def _source(built: Built) -> Html:
@@ -22,42 +15,10 @@ def _source(built: Built) -> Html:
     return link(address, f"{source.repo}@{str(source.revision)[:SHORT]}")
 
 
-def _step(step: Step, longest: float) -> Html:
-    took = None if step.seconds is None else f"{step.seconds:.2f} s"
-    memory = None if step.memory is None else f"{step.memory / 1e6:,.0f} MB"
-    size = None if step.size is None else f"{step.size / 1e6:,.2f} MB"
-    where = " in ".join(filter(None, [step.runner if step.verb == "ran" else "", step.environment]))
-    head = [
-        element("strong", step.name),
-        " ",
-        pill(step.verb, "good" if step.verb == "ran" else "") if step.verb else None,
-    ]
-    share = element("span", class_="bar", style=f"--share: {(step.seconds or 0) / longest:.1%}") if took else None
-    pairs = [
-        ("environment", where),
-        ("took", took),
-        ("peak memory", memory),
-        ("result", size),
-        ("key", short(step.key)),
-    ]
-    why = folded(
-        "Why, and with which options", element("ul", [element("li", one) for one in step.because]), code(step.options)
-    )
-    return element("li", element("p", head), share, described(pairs), why)
-
-
-def _steps(built: Built) -> Html:
-    """The graph: a chain from checkpoint to files, each step with its share of the longest one's time."""
-    longest = max((step.seconds or 0 for step in built.steps), default=0) or 1
-    total = sum(step.seconds or 0 for step in built.steps)
-    first = element("li", element("p", element("strong", "checkpoint"), " ", _source(built)), class_="end")
-    last = element(
-        "li", element("p", element("strong", f"dist/{built.target.name}"), f" {built.size / 1e6:,.1f} MB"), class_="end"
-    )
-    note = element(
-        "p", f"When they ran they took {total:.1f} s together. Restored: taken from the store.", class_="note"
-    )
-    return joined(element("ol", first, [_step(step, longest) for step in built.steps], last, class_="steps"), note)
+def _made(built: Built) -> Html:
+    first = joined(element("strong", "checkpoint"), " ", _source(built))
+    last = joined(element("strong", f"dist/{built.target.name}"), f" {built.size / 1e6:,.1f} MB")
+    return chain.drawn(built.steps, first, last)
 
 
 def _figure(row: Any) -> list[Any]:
@@ -138,12 +99,11 @@ def sheet(site: Site, built: Built) -> Html:
         ("files", short(built.digest)),
         ("status", built.status),
         ("architecture", built.proof),
-        ("gates", ", ".join(gates.metric_of(gate) for gate in target.check.gates)),
     ]
     sections = {
         "Quality": _quality(built),
         "Over its builds": trend.told(name, built.past),
-        "How it was made": _steps(built),
+        "How it was made": _made(built),
         "Built a second time": _again(built),
         "Releases": _releases(built),
         "Provenance": folded("Digests of all that went in and came out", _provenance(site, built)),

@@ -56,6 +56,7 @@ def _charts(past: Sequence[Measured], prompt: int) -> list[Html]:
         (title, unit): lambda one, name=name, by=factor: _scaled(one.at(prompt).get(name), by)  # type: ignore[misc]
         for name, (title, unit, factor) in SPEED.items()
     }
+    values["Size", "MB"] = lambda one: one.size / 1e6 if one.machine else None
     values["Peak memory", "MB"] = lambda one: _scaled(one.peak_bytes, 1e-6)
     values |= {told: lambda one, name=name: one.metrics.get(name) for name, told in QUALITY.items()}  # type: ignore[misc]
     kinds = {key: kind for kind, key in enumerate(machines(past))}

@@ -1,0 +1,51 @@
+"""Which architectures are proven right, and where."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from onnxmake.build import support
+from onnxmake.page import charts
+from onnxmake.page.markup import Html, element, folded, pill, table
+
+
+def _groups(rows: Mapping[str, support.Row]) -> Iterator[Html]:
+    right = {name: sum(support.is_proven(name, device, rows) for device in support.DEVICES) for name in rows}
+    groups = {
+        "Right in every column": [name for name in rows if right[name] == len(support.DEVICES)],
+        "Right in some": [name for name in rows if 0 < right[name] < len(support.DEVICES)],
+        "Right nowhere": [name for name in rows if not right[name]],
+    }
+    for title, names in groups.items():
+        lines = [
+            [name, *map(_verdict, rows[name].verdicts), _why(rows[name].verdicts), rows[name].date] for name in names
+        ]
+        heads = ["architecture", *support.DEVICES, "why not", "date"]
+        yield folded(f"{title}: {len(names)}", table(title, heads, [(None, lines)]))
+
+
+def _verdict(verdict: str) -> Html:
+    word, _, rest = verdict.partition(" ")
+    return (
+        pill(f"✓ {rest}", "good") if word == "right" else pill(word.rstrip(":"), "bad" if word == "WRONG" else "open")
+    )
+
+
+def _why(verdicts: Sequence[str]) -> Html:
+    reasons = dict.fromkeys(v.partition(": ")[2] for v in verdicts if not v.startswith(("right", "WRONG")))
+    return element("span", "; ".join(filter(None, reasons)), class_="why")
+
+
+def told(rows: Mapping[str, support.Row]) -> Html | None:
+    """How many are right where, and below that all of them, folded."""
+    if not rows:
+        return None
+    totals = [
+        [device, charts.bar(n / len(rows), f"{n} of {len(rows)}")]
+        for device in support.DEVICES
+        for n in [sum(support.is_proven(name, device, rows) for name in rows)]
+    ]
+    what = "A small twin of each with random weights, compared with Transformers. A number is the largest difference of its outputs."
+    title, summed = (
+        element("h2", "Architectures"),
+        table("Architectures proven right", ["column", "right"], [(None, totals)], [1]),
+    )
+    return element("section", title, element("p", what), summed, [*_groups(rows)])
