@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from onnxmake.build import support
-from onnxmake.page import charts
-from onnxmake.page.markup import Html, element, folded, pill, table
+from onnxmake.page.markup import Html, element, folded, joined, pill, table, tiles
 
 
 def _groups(rows: Mapping[str, support.Row]) -> Iterator[Html]:
@@ -15,10 +14,10 @@ def _groups(rows: Mapping[str, support.Row]) -> Iterator[Html]:
         "Right nowhere": [name for name in rows if not right[name]],
     }
     for title, names in groups.items():
+        heads = ["architecture", *support.DEVICES, "date", "why not"]
         lines = [
-            [name, *map(_verdict, rows[name].verdicts), _why(rows[name].verdicts), rows[name].date] for name in names
+            [name, *map(_verdict, rows[name].verdicts), rows[name].date, _why(rows[name].verdicts)] for name in names
         ]
-        heads = ["architecture", *support.DEVICES, "why not", "date"]
         yield folded(f"{title}: {len(names)}", table(title, heads, [(None, lines)]))
 
 
@@ -31,21 +30,15 @@ def _verdict(verdict: str) -> Html:
 
 def _why(verdicts: Sequence[str]) -> Html:
     reasons = dict.fromkeys(v.partition(": ")[2] for v in verdicts if not v.startswith(("right", "WRONG")))
-    return element("span", "; ".join(filter(None, reasons)), class_="why")
+    told = "; ".join(filter(None, reasons))
+    return element("span", told, class_="why") if told else joined()
 
 
 def told(rows: Mapping[str, support.Row]) -> Html | None:
     """How many are right where, and below that all of them, folded."""
     if not rows:
         return None
-    totals = [
-        [device, charts.bar(n / len(rows), f"{n} of {len(rows)}")]
-        for device in support.DEVICES
-        for n in [sum(support.is_proven(name, device, rows) for name in rows)]
-    ]
+    proven = {device: sum(support.is_proven(name, device, rows) for name in rows) for device in support.DEVICES}
+    counts = tiles([(f"{count} of {len(rows)}", device) for device, count in proven.items()])
     what = "A small twin of each with random weights, compared with Transformers. A number is the largest difference of its outputs."
-    title, summed = (
-        element("h2", "Architectures"),
-        table("Architectures proven right", ["column", "right"], [(None, totals)], [1]),
-    )
-    return element("section", title, element("p", what), summed, [*_groups(rows)])
+    return element("section", element("h2", "Architectures"), element("p", what), counts, [*_groups(rows)])

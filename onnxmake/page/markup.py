@@ -91,3 +91,8 @@ def described(pairs: Sequence[tuple[Any, Any]]) -> Html:
 def short(digest: str) -> Html:
     """A digest's first digits."""
     return code(digest[:SHORT], digest)
+
+
+def tiles(counts: Sequence[tuple[Any, str]]) -> Html:
+    """Numbers that are seen at once, and of what they are."""
+    return element("ul", [element("li", element("strong", n), " ", of) for n, of in counts], class_="tiles")

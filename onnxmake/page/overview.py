@@ -6,7 +6,7 @@ from onnxmake.build import compare
 from onnxmake.build.verify import VERDICTS
 from onnxmake.page import architectures, charts, speeds
 from onnxmake.page.facts import Built, Site
-from onnxmake.page.markup import BLANK, Html, code, element, joined, linked, pill, table
+from onnxmake.page.markup import BLANK, Html, code, element, joined, linked, pill, table, tiles
 from onnxmake.page.released import Released
 
 FIGURES = ("bits", "size_mb", "kl", "top1", "cosine", "prefill", "decode")  # columns of `doit compare`
@@ -35,20 +35,17 @@ def again(built: Built) -> Html:
     return pill(worst, "bad" if worst == VERDICTS[-1] else "good") if verdicts else joined(BLANK)
 
 
-def _tile(number: Any, word: str) -> Html:
-    return element("li", element("strong", number), " ", word)
-
-
 def counts(site: Site) -> Html:
     built = site.built.values()
-    tiles = [
-        _tile(len(built), "built" if len(built) == 1 else "targets built"),
-        _tile(sum(not one.lacking for one in built), "passed their check"),
-        _tile(sum(bool(one.again) for one in built), "built a second time"),
-        _tile(sum(one.bench is not None for one in built), "measured"),
-        _tile(len(site.releases), "release" if len(site.releases) == 1 else "releases"),
-    ]
-    return element("ul", tiles, class_="tiles")
+    return tiles(
+        [
+            (len(built), "target built" if len(built) == 1 else "targets built"),
+            (sum(not one.lacking for one in built), "passed their check"),
+            (sum(bool(one.again) for one in built), "built a second time"),
+            (sum(one.bench is not None for one in built), "measured"),
+            (len(site.releases), "release" if len(site.releases) == 1 else "releases"),
+        ]
+    )
 
 
 def _targets(site: Site) -> Html:

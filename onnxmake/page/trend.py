@@ -72,10 +72,10 @@ def _cell(value: float | None, factor: float = 1, form: str = "#.4g") -> str:
     return "–" if value is None else f"{value * factor:{form}}".rstrip(".")
 
 
-def _line(one: Measured, prompt: int) -> list[str | Html]:
+def _line(one: Measured, prompt: int, metrics: Sequence[str]) -> list[str | Html]:
     run = one.at(prompt)
     speeds = [_cell(run.get(name), factor) for name, (_, _, factor) in SPEED.items()]
-    quality = [_cell(one.metrics.get(name)) for name in QUALITY]
+    quality = [_cell(one.metrics.get(name)) for name in metrics]
     memory = _cell(one.peak_bytes, 1e-6, ".0f")
     on = results.machine(one.machine) if one.machine else f"evaluation, {str(one.on.get('text', ''))[:24]}"
     when = one.when.replace("T", " ").rstrip("Z")
@@ -89,8 +89,9 @@ def told(name: str, whole: Sequence[Measured]) -> Html | None:
         return None
     prompt = prompt_of(past) or 0
     heads = ["when, UTC", "files", "MB", *(f"{title}, {unit}" for title, unit, _ in SPEED.values()), "peak MB"]
-    heads += [f"{title}, {unit}".rstrip(", ") for title, unit in QUALITY.values()] + ["on"]
-    lines = [(None, [_line(one, prompt) for one in reversed(past)])]
+    metrics = [name for name in QUALITY if any(name in one.metrics for one in past)]
+    heads += [", ".join(filter(None, QUALITY[name])) for name in metrics] + ["on"]
+    lines = [(None, [_line(one, prompt, metrics) for one in reversed(past)])]
     key = [
         element("li", element("span", class_=f"swatch s{i % charts.MARKS}"), " ", machine)
         for i, machine in enumerate(machines(past).values())
@@ -99,7 +100,7 @@ def told(name: str, whole: Sequence[Measured]) -> Html | None:
     note = element(
         "p", at, "Filled: new files; a ring: the same files again. Lines join figures of one machine.", class_="note"
     )
-    figures = table(f"What was measured of {name}", heads, lines, range(2, 3 + len(SPEED) + 1 + len(QUALITY)))
+    figures = table(f"What was measured of {name}", heads, lines, range(2, len(heads) - 1))
     more = f"Figures ({len(past)} of {len(whole)})" if len(whole) > len(past) else f"Figures ({len(past)})"
     return joined(
         element("div", _charts(past, prompt), class_="charts"),
