@@ -123,6 +123,15 @@ def test_releases_are_made_on_the_host_and_received_anywhere(file):
     assert all(n.split(".")[0] in {*sys.stdlib_module_names, "onnxmake", "tabulate"} for n in names)
 
 
+@pytest.mark.parametrize("file", sorted((paths.ROOT / "onnxmake" / "page").glob("*.py")), ids=shown)
+def test_the_page_is_of_the_host_side_and_needs_no_package(file):
+    names = imported(file)
+    assert all(
+        inside(name, *(f"onnxmake.{part}" for part in ("page", "build", "release", "errors"))) for name in own(names)
+    )
+    assert all(n.split(".")[0] in {*sys.stdlib_module_names, "onnxmake"} for n in names)
+
+
 def test_what_the_host_side_shares_with_steps_needs_the_standard_library_only():
     for shared in ("onnxmake.errors", *SHARED):
         for name in imported(paths.ROOT / f"{shared.replace('.', '/')}.py"):

@@ -21,6 +21,7 @@ doit bench:NAME                 measure it                        (doit bench: a
 doit check:NAME                 is it right, and how good?        (doit check: all that are built)
 doit verify:NAME                does a second build give the same? (doit verify: all that are built)
 doit compare NAME ...           methods side by side              (doit compare: all that are built)
+doit report                     all of that as a page: build/report/index.html
 doit search:NAME                try the options that its [search] names, keep what nothing beats
 doit release:NAME               check it and pack it with its papers: version=1.0.0 key=FILE.pem
 doit bundle:NAME                pack it to measure it where its device is

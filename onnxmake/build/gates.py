@@ -99,25 +99,27 @@ def absent(check: Check, metrics: Mapping[str, float]) -> list[str]:
     return [gate for gate in check.gates if metric_of(gate) not in metrics]
 
 
-def table(check: Check, metrics: Mapping[str, float]) -> str:
-    """Metric, value, limit, and by how much it is met or missed."""
-    from tabulate import tabulate
-
-    limits = {metric_of(gate): gate for gate in check.gates}
-    rows = []
+def rows(check: Check, metrics: Mapping[str, float]) -> list[list[str]]:
+    """Metric and value, and where it is limited the limit, and by how much it is met or missed."""
+    limits, out = {metric_of(gate): gate for gate in check.gates}, []
     for name, (label, form) in METRICS.items():
-        gate, row = (
-            limits.get(name),
-            [label.format(than=check.than), form.format(metrics[name]) if name in metrics else "not computed"],
-        )
+        gate = limits.get(name)
         if gate is None and name not in metrics:
             continue
+        row = [label.format(than=check.than), form.format(metrics[name]) if name in metrics else "not computed"]
         if gate is not None:
             limit = check.gates[gate]
             row.append(f"{'at most' if gate.startswith('max_') else 'at least'} {form.format(limit)}")
         if gate is not None and name in metrics:
             word = "met" if is_met(gate, metrics[name], limit) else "MISSED"
             row.append(f"{word} by {form.format(abs(metrics[name] - limit))}")
-        rows.append(row)
+        out.append(row)
+    return out
+
+
+def table(check: Check, metrics: Mapping[str, float]) -> str:
+    """The rows, for the screen."""
+    from tabulate import tabulate
+
     align = ("left", "right", "right", "left")
-    return tabulate(rows, ["metric", "value", "limit", ""], disable_numparse=True, colalign=align)
+    return tabulate(rows(check, metrics), ["metric", "value", "limit", ""], disable_numparse=True, colalign=align)

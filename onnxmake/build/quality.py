@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import closure, fetch, gates, paths, results, speed
+from onnxmake.build import closure, fetch, gates, measurements, paths, results, speed
 from onnxmake.build.digest import digest_file
 from onnxmake.build.files import canonical_json, digest_text, read_record, write_record
 from onnxmake.build.target import Target
@@ -90,7 +90,9 @@ def answer(target: Target, question: str, key: Mapping[str, Any]) -> Mapping[str
 
 
 def note(target: Target, question: str, key: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Keep an answer, also in dist/<target>/manifest.json."""
+    """Keep an answer, also in dist/<target>/manifest.json; figures in the target's history."""
+    if question == "evaluation":
+        measurements.note_evaluation(target.name, key, found)
     write_record(_path(target), {**_record(target), question: {"key": key, **found}})
     results.amend(target, quality=summary(target, results.delivered(target)["files"]))
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import history, paths, store
+from onnxmake.build import history, measurements, paths, store
 from onnxmake.build.device import device
 from onnxmake.build.files import canonical_json, read_json, read_record, write_atomically
 from onnxmake.build.report import say
@@ -40,6 +40,8 @@ def delivered(target: Target) -> dict[str, Any] | None:
 
 
 def save(result: Mapping[str, Any]) -> None:
+    """Keep a result, as the last one and in the target's history."""
+    measurements.note_bench(result)
     write_atomically(_path(result["target"]), json.dumps(result, indent=1))
 
 
@@ -138,9 +140,13 @@ def table(targets: Collection[Target], measured: Collection[str]) -> None:
 
 
 def _described(result: Mapping[str, Any]) -> str:
-    m = result["machine"]
-    gpu = f"{m['gpu']}; " if "gpu" in m else ""
-    return f"{gpu}{m['cpu']}, {m['cores']} cores, {m['system']}; {result['settings']['repeats']} runs"
+    return f"{machine(result['machine'])}; {result['settings']['repeats']} runs"
+
+
+def machine(described: Mapping[str, Any]) -> str:
+    """A machine as a person reads it."""
+    gpu = f"{described['gpu']}; " if "gpu" in described else ""
+    return f"{gpu}{described['cpu']}, {described['cores']} cores, {described['system']}"
 
 
 def _figures(result: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
