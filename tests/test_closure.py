@@ -77,7 +77,10 @@ def own(names: set[str]) -> set[str]:
 
 
 def reached(name: str, device: str | None = None) -> set[str]:
-    return {shown(file) for file in closure.modules(paths.PASSES / f"{name}.py", device)}
+    return {
+        shown(file)
+        for file in closure.modules(paths.PASSES / f"{name}.py", closure.chosen({"device": device} if device else {}))
+    }
 
 
 def python(*arguments: str) -> str:
@@ -163,7 +166,7 @@ def test_no_step_reaches_the_host_side():
 
 
 def test_code_digests_name_the_pass_and_every_module_it_reaches(output):
-    digests = closure.code_digests(paths.PASSES / "optimize.py", "cpu")
+    digests = closure.code_digests(paths.PASSES / "optimize.py", closure.chosen({"device": "cpu"}))
     assert set(digests) == {"passes/optimize.py", *reached("optimize", "cpu")}
     assert digests == {file: digest.read_digest(paths.ROOT / file) for file in digests}
 
