@@ -13,7 +13,6 @@ from onnxmake.build.files import canonical_json, digest_text
 from onnxmake.build.plan import Step
 from onnxmake.build.schema import plain
 from onnxmake.errors import CheckpointError
-from onnxmake.model import machine
 
 SCHEMA = 2
 PREFIX = "checkpoint/"
@@ -111,7 +110,9 @@ def explain(
 @functools.cache
 def _machine() -> dict[str, Any]:
     """What a measurement depends on."""
-    found = machine.describe("CPU")
+    from onnxmake.model.machine import describe
+
+    found = describe("CPU")
     return {name: found[name] for name in ("cpu", "cores")}
 
 

@@ -11,7 +11,6 @@ PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider", "Di
 TYPES = {
     "tensor(int64)": "int64",
     "tensor(int32)": "int32",
-    "tensor(int32)": "int32",
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
 }  # of inputs, as numpy has them

@@ -22,7 +22,7 @@ def before(graph: ir.Graph, o: Any) -> Iterable[ir.Value]:
                 "The packaged model has none.",
                 nearest(name, known),
             )
-    return [value for name in o.values if not (value := known[name]).is_graph_output()]
+    return [value for value in dict.fromkeys(known[name] for name in o.values) if not value.is_graph_output()]
 
 
 def after(value: ir.Value, o: Any) -> None:
