@@ -17,7 +17,7 @@ BUILD = sorted((paths.ROOT / "onnxmake" / "build").rglob("*.py"))
 MODEL = sorted((paths.ROOT / "onnxmake" / "model").rglob("*.py"))
 SHARED = tuple(
     f"onnxmake.model.{name}"
-    for name in ("architecture", "options", "safetensors", "schemes", "prequantized", "grouped", "groupings")
+    for name in ("architecture", "options", "nearest", "safetensors", "schemes", "prequantized", "grouped", "groupings")
 )  # with the host side
 LOWERING = "onnxmake/model/lowering/"
 HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "onnxruntime_genai", "onnxscript", "numpy", "numba"}
@@ -77,7 +77,10 @@ def own(names: set[str]) -> set[str]:
 
 
 def reached(name: str, device: str | None = None) -> set[str]:
-    return {shown(file) for file in closure.modules(paths.PASSES / f"{name}.py", device)}
+    return {
+        shown(file)
+        for file in closure.modules(paths.PASSES / f"{name}.py", closure.chosen({"device": device} if device else {}))
+    }
 
 
 def python(*arguments: str) -> str:
@@ -172,7 +175,7 @@ def test_no_step_reaches_the_host_side():
 
 
 def test_code_digests_name_the_pass_and_every_module_it_reaches(output):
-    digests = closure.code_digests(paths.PASSES / "optimize.py", "cpu")
+    digests = closure.code_digests(paths.PASSES / "optimize.py", closure.chosen({"device": "cpu"}))
     assert set(digests) == {"passes/optimize.py", *reached("optimize", "cpu")}
     assert digests == {file: digest.read_digest(paths.ROOT / file) for file in digests}
 
@@ -200,3 +203,8 @@ def test_digests_of_modules_are_those_of_their_files_and_of_what_they_reach(outp
 @pytest.mark.parametrize("file", PASSES, ids=shown)
 def test_every_step_reaches_the_script_that_starts_it_and_what_cuts_it_off(file):
     assert {"onnxmake/model/boot.py", "onnxmake/model/sandbox.py", "onnxmake/model/serve.py"} <= reached(file.stem)
+
+
+def test_of_the_surgeries_a_step_reaches_the_one_that_it_names():
+    found = closure.modules(paths.PASSES / "surgery.py", closure.chosen({"name": "rms_norm_to_l2_norm"}))
+    assert {p.stem for p in found if p.parent.name == "surgeries"} == {"__init__", "_rms_norm", "rms_norm_to_l2_norm"}

@@ -298,3 +298,27 @@ def test_a_checkpoint_may_lack_what_is_optional(checkout, missing):
 )
 def test_difference_names_each_leaf_with_old_and_new_value(old, new, lines):
     assert key.difference(old, new) == lines
+
+
+def test_a_table_of_options_changes_the_key_and_is_json(checkout):
+    before = ("export", "package_onnx")
+    one, other = (explain("fix_shapes", before, {"dims": {"batch": n}, "inputs": {"x": (1, n)}}) for n in (1, 2))
+    assert json.loads(json.dumps(one)) == one
+    assert key.difference(one, other) == ["options.dims.batch: 1 -> 2", "options.inputs.x: [1, 1] -> [1, 2]"]
+
+
+def test_the_machine_is_in_the_key_of_a_pass_that_measures_and_of_no_other(checkout, monkeypatch):
+    before = ("export", "package_onnx")
+    assert "machine" not in explain("fix_shapes", before, {"dims": {"batch": 1}})
+    found = explain("tune_session", before)
+    assert found["machine"].keys() == {"cpu", "cores"}
+    key._machine.cache_clear()
+    monkeypatch.setattr(
+        "onnxmake.model.machine.describe", lambda device: {"cpu": "another", "cores": 3, "system": "any"}
+    )
+    old = found["machine"]
+    try:
+        lines = key.difference(found, explain("tune_session", before))
+        assert lines == [f"machine.cores: {old['cores']} -> 3", f"machine.cpu: {old['cpu']} -> another"]
+    finally:
+        key._machine.cache_clear()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from onnxmake.build.schema import nearest, parse
+from onnxmake.build.schema import nearest, parse, plain
 from onnxmake.errors import TargetError
 
 
@@ -21,6 +21,8 @@ class Row:
     words: tuple[str, ...] = ()
     maybe: str | None = None
     level: Literal[0, 1, "off"] = 0
+    sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +44,7 @@ VALUES = st.recursive(
 
 
 def as_table(row) -> dict:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(row).items() if v is not None}
+    return {k: plain(v) for k, v in dataclasses.asdict(row).items() if v is not None}
 
 
 def test_a_right_table_is_read_and_defaults_are_filled_in():
@@ -58,6 +60,8 @@ def test_a_right_table_is_read_and_defaults_are_filled_in():
         ("maybe", "a", "a"),
         ("level", 1, 1),
         ("level", "off", "off"),
+        ("sizes", {"batch": 1}, {"batch": 1}),
+        ("shapes", {"x": [1, 2], "y": []}, {"x": (1, 2), "y": ()}),
     ],
 )
 def test_a_value_is_taken_as_its_field_s_type(key, value, result):
@@ -84,6 +88,12 @@ def test_a_value_is_taken_as_its_field_s_type(key, value, result):
         ("level", True, "one of 0, 1, 'off'"),
         ("level", 1.0, "one of 0, 1, 'off'"),
         ("level", 2, "one of 0, 1, 'off'"),
+        ("sizes", 1, "a table, each a whole number"),
+        ("sizes", [1], "a table, each a whole number"),
+        ("sizes", {"batch": "1"}, "a table, each a whole number"),
+        ("sizes", {"batch": True}, "a table, each a whole number"),
+        ("shapes", {"x": 1}, "a table, each a list, each a whole number"),
+        ("shapes", {"x": [1.0]}, "a table, each a list, each a whole number"),
     ],
 )
 def test_a_value_of_another_type_is_an_error_that_says_what_was_expected(key, value, expected):

@@ -106,6 +106,18 @@ def test_a_file_that_only_one_build_has_fails(toy):
     assert leftovers(toy) == [] and "build:files: up to date" in toy.run("build:files")
 
 
+def test_what_was_measured_may_be_another_each_time_but_nothing_beside_it(toy):
+    """A pass with MACHINE: the file with its answer may differ, no other."""
+    keep = "import os\n(out / 'model.json').write_bytes((src / 'model.json').read_bytes())\n"
+    for name, file in {"answer": "'session_options.json'", "more": "os.environ['OMP_NUM_THREADS']"}.items():
+        toy.write_pass(name, f"{keep}(out / {file}).write_text(os.environ['OMP_NUM_THREADS'])", head="MACHINE = True")
+        toy.target(name, (("begin", {}), (name, {})))
+    printed = toy.run("verify:answer")
+    assert "the fastest of what was tried may be another each time" in printed
+    assert [one["verdict"] for one in manifest(toy, "answer")["reproduced"]["steps"]] == ["byte-equal", "measured"]
+    assert "build only" in toy.fail("verify:more")
+
+
 def test_a_second_build_that_fails_is_told_with_its_own_error(toy):
     toy.target("ends", (("begin", {}), ("other_end", {})))
     printed = toy.fail("verify:ends")

@@ -2,14 +2,16 @@
 
 import ast
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from onnxmake.build import paths
 from onnxmake.build.digest import digest_file
 
 ENTRY = "onnxmake.model.boot"
-TABLES = "onnxmake.model.lowering"  # loads the table named by the step's device
+TABLES = "onnxmake.model.lowering"
+CHOICES = {"device": TABLES, "name": "onnxmake.model.surgeries"}  # option -> the package that loads the module it names
 
 
 def _file(module: str) -> Path | None:
@@ -36,34 +38,39 @@ def _parsed(path: Path, sha256: str) -> frozenset[str]:
     return frozenset(name for name in parents if name.split(".")[0] == "onnxmake" and _file(name))
 
 
-def _reach(start: set[str], device: str | None) -> tuple[Path, ...]:
-    """Files of the modules that imports lead to, in order; of the device tables, the one that `device` needs."""
+def chosen(options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Of a step's options, package -> the module in it that one names."""
+    return tuple((package, options[option]) for option, package in CHOICES.items() if option in options)
+
+
+def _reach(start: set[str], named: Mapping[str, str]) -> tuple[Path, ...]:
+    """Files of the modules that imports lead to, in order; of packages of choices, the one that is `named`."""
     seen: set[str] = set()
     todo = set(start)
     while todo:
         name = todo.pop()
         seen.add(name)
         todo |= imports(_file(name)) - seen
-        if name == TABLES and device:
-            todo |= {f"{TABLES}.{device}"} - seen
+        if name in named:
+            todo |= {f"{name}.{named[name]}"} - seen
     return tuple(sorted(_file(name) for name in seen))
 
 
 @functools.cache
-def modules(path: Path, device: str | None) -> tuple[Path, ...]:
-    """The module files that the pass at `path` can reach on its device."""
-    return _reach({ENTRY, *imports(path)}, device)
+def modules(path: Path, named: tuple[tuple[str, str], ...]) -> tuple[Path, ...]:
+    """The module files that the pass at `path` can reach with what its options have named."""
+    return _reach({ENTRY, *imports(path)}, dict(named))
 
 
 def _digests(files: Iterable[Path]) -> dict[str, str]:
     return {p.relative_to(paths.ROOT).as_posix(): digest_file(p) for p in files}
 
 
-def code_digests(path: Path, device: str | None) -> dict[str, str]:
+def code_digests(path: Path, named: tuple[tuple[str, str], ...]) -> dict[str, str]:
     """File, relative to the checkout -> sha256, of all code that the pass can reach."""
-    return _digests((path, *modules(path, device)))
+    return _digests((path, *modules(path, named)))
 
 
 def digests_of(names: Iterable[str]) -> dict[str, str]:
     """The same of the modules with these names and what they reach."""
-    return _digests(_reach({ENTRY, *names}, None))
+    return _digests(_reach({ENTRY, *names}, {}))

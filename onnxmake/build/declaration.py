@@ -14,7 +14,7 @@ from onnxmake.build.device import tables
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 
-DECLARED = {"ENVIRONMENT", "READS", "MEMORY_MB", "GPUS", "TIMEOUT_S"}
+DECLARED = {"ENVIRONMENT", "READS", "MEMORY_MB", "GPUS", "TIMEOUT_S", "MACHINE"}
 LIGHT = {"dataclasses", "typing", "onnxmake.model.options"}
 
 
@@ -32,10 +32,15 @@ class Declaration:
     memory_mb: int
     gpus: int
     timeout_s: int
+    machine: bool = False  # its result is measured: another machine, or another time, may give another
 
 
 def pass_names() -> list[str]:
     return sorted(p.stem for p in paths.PASSES.glob("*.py"))
+
+
+def surgeries() -> list[str]:
+    return sorted(p.stem for p in (paths.ROOT / "onnxmake" / "model" / "surgeries").glob("[!_]*.py"))
 
 
 def declaration(name: str, where: str = "") -> Declaration:
@@ -66,8 +71,9 @@ def read_declaration(name: str) -> Declaration:
     ]
     options = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options"]
     entries = [n.name for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in {"rewrite", "run"}]
-    # what `from onnxmake.model.lowering import Device` stands for: the tables that there are
-    namespace: dict = {"__name__": f"passes.{name}", "Device": Literal[tuple(tables())]}  # type: ignore[misc]
+    # what Device and Surgery, which the file imports from onnxmake.model, stand for: the names that there are
+    offered: dict = {"Device": Literal[tuple(tables())], "Surgery": Literal[tuple(surgeries())]}  # type: ignore[misc]
+    namespace: dict = {"__name__": f"passes.{name}", **offered}
     exec(compile(ast.Module([*light, *own, *options], []), str(path), "exec"), namespace)  # noqa: S102  the checkout's own code
     if "Options" not in namespace or not isinstance(namespace.get("ENVIRONMENT"), str) or len(entries) != 1:
         raise TargetError(
@@ -85,4 +91,5 @@ def read_declaration(name: str) -> Declaration:
         namespace.get("MEMORY_MB", 512),
         namespace.get("GPUS", 0),
         namespace.get("TIMEOUT_S", 4 * 3600),
+        namespace.get("MACHINE", False),
     )

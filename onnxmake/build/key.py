@@ -11,6 +11,7 @@ from onnxmake.build.closure import code_digests
 from onnxmake.build.digest import digest_file
 from onnxmake.build.files import canonical_json, digest_text
 from onnxmake.build.plan import Step
+from onnxmake.build.schema import plain
 from onnxmake.errors import CheckpointError
 
 SCHEMA = 2
@@ -68,8 +69,8 @@ def _lock_digest(environment: str) -> str:
 
 
 @functools.cache
-def _code(path: Path, device: str | None) -> dict[str, str]:
-    return code_digests(path, device)
+def _code(path: Path, chosen: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    return code_digests(path, chosen)
 
 
 def look_again() -> None:
@@ -82,16 +83,26 @@ def known(step: Step) -> dict[str, Any]:
     """What of the key's document is known before anything is fetched or made: all but inputs from the checkpoint and from other steps."""
     options = vars(step.use.options)
     declared = step.use.declaration
-    return {
+    document = {
         "schema": SCHEMA,
         "pass": step.name,
         "may_skip": step.use.may_skip,
-        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
-        "code": _code(declared.path, options.get("device")),
+        "options": plain(options),
+        "code": _code(declared.path, closure.chosen(options)),
         "inputs": {name: digest_file(file) for name, file in step.use.files.items()},
         "environment": {"name": declared.environment, "lock": _lock_digest(declared.environment)},
         "python": runner.python_of(declared.environment),
     }
+    return document | ({"machine": _machine()} if declared.machine else {})
+
+
+@functools.cache
+def _machine() -> dict[str, Any]:
+    """What a measurement depends on."""
+    from onnxmake.model.machine import describe
+
+    found = describe("CPU")
+    return {name: found[name] for name in ("cpu", "cores")}
 
 
 def explain(

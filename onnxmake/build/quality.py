@@ -60,6 +60,12 @@ def semantic(names: Iterable[str]) -> int:
     return next((i for i, name in enumerate(found) if name not in SEMANTIC), len(found))
 
 
+def unpackaged(names: Iterable[str]) -> int:
+    """How many of the passes come before those that lay out files: a twin goes through them."""
+    found = list(names)
+    return next((i for i, name in enumerate(found) if name.startswith("package_")), len(found))
+
+
 def _code(modules: Iterable[str], *environments: str) -> str:
     locks = [digest_file(paths.CONTAINERS / name / "requirements.lock") for name in environments]
     return digest_text(canonical_json([closure.digests_of(modules), locks]))
@@ -79,7 +85,8 @@ def evaluation_key(target: Target, built: Mapping[str, Any]) -> dict[str, Any]:
 
 def twin_key(target: Target, built: Mapping[str, Any]) -> dict[str, Any]:
     """All that the comparison of a twin depends on: architecture and options are in the keys of the graph's steps."""
-    keys = [step["key"] for step in built["steps"] if not step["pass"].startswith("package_")]
+    steps = built["steps"]
+    keys = [step["key"] for step in steps[: unpackaged(step["pass"] for step in steps)]]
     return {"steps": keys, "code": _code([*TWIN, f"{TABLES}.{target.device}"], "torch", "cpu")}
 
 

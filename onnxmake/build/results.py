@@ -162,9 +162,9 @@ def _figures(result: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
 def _source_size(record: Mapping[str, Any]) -> int | None:
     """Bytes of the checkpoint's weights, if it is still where the build read it."""
     steps = history.chain(record["target"])
-    last = store.document(steps[-1][1]["key"]) if steps else None
+    read = {n: s for _, step in steps for n, s in (store.document(step["key"]) or {"inputs": {}})["inputs"].items()}
     manifests = [read_record(p) for p in (paths.BUILD / "sources").glob("*/manifest.json")]
-    wanted = {n: s for n, s in last["inputs"].items() if n.endswith(".safetensors")} if last else {}
+    wanted = {n: s for n, s in read.items() if n.startswith("checkpoint/") and n.endswith(".safetensors")}
     for manifest in filter(None, manifests):
         if wanted and all(manifest["files"].get(n.removeprefix("checkpoint/")) == s for n, s in wanted.items()):
             with contextlib.suppress(OSError):

@@ -10,6 +10,7 @@ from onnxmake.build import history, quality, results, speed, store
 from onnxmake.build.files import canonical_json, read_json
 from onnxmake.build.like import FILES
 from onnxmake.build.plan import Step
+from onnxmake.build.schema import plain
 from onnxmake.build.target import Target
 from onnxmake.errors import OnnxmakeError
 
@@ -32,17 +33,11 @@ class Row:
     hints: list[str]  # tasks of doit
 
 
-def _as_json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def _options(given: dict[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     """The known ones in short; of the others, those that differ from their defaults."""
     shown = given | {"symmetric": "sym" if given["symmetric"] else "asym"} if "symmetric" in given else given
     first = [form.format(shown[name]) for name, form in WORDS.items() if name in shown]
-    return first + [
-        f"{k}={v}" for k, v in given.items() if k not in (*WORDS, *FILES) and v != _as_json(defaults.get(k))
-    ]
+    return first + [f"{k}={v}" for k, v in given.items() if k not in (*WORDS, *FILES) and v != plain(defaults.get(k))]
 
 
 def method(target: Target, built: Mapping[str, Any]) -> str:

@@ -4,19 +4,19 @@ The dataclass is the schema, and every error names file, key and the nearest val
 """
 
 import dataclasses
-import difflib
 import functools
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from onnxmake.errors import TargetError
+from onnxmake.model.nearest import nearest as nearest
 
 
-def nearest(name: str, names) -> str:
-    """Advice that names the most similar valid name, or all of them."""
-    names = sorted(names)
-    close = difflib.get_close_matches(name, names, 1, 0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"Valid: {', '.join(names) or 'none'}."
+def plain(value: Any) -> Any:
+    """An option's value as TOML and JSON have it: lists are no tuples."""
+    if isinstance(value, dict):
+        return {name: plain(inner) for name, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def _expected(kind: Any) -> str:
@@ -27,6 +27,8 @@ def _expected(kind: Any) -> str:
         return " or ".join(_expected(a) for a in args if a is not type(None))
     if origin is tuple:
         return f"a list, each {_expected(args[0])}"
+    if origin is dict:
+        return f"a table, each {_expected(args[1])}"
     return {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}[kind]
 
 
@@ -45,6 +47,9 @@ def _convert(value: Any, kind: Any) -> Any:
     elif origin is tuple:
         if isinstance(value, list):
             return tuple(_convert(v, args[0]) for v in value)
+    elif origin is dict:
+        if isinstance(value, dict):
+            return {name: _convert(v, args[1]) for name, v in value.items()}
     elif type(value) is kind or kind is float and type(value) is int:
         return kind(value)
     raise ValueError

@@ -13,6 +13,9 @@ from onnxmake.build.target import Target
 def value(given: Any) -> str:
     if isinstance(given, tuple):
         return f"[{', '.join(map(value, given))}]"
+    if isinstance(given, dict):
+        inner = ", ".join(f"{json.dumps(name, ensure_ascii=False)} = {value(v)}" for name, v in given.items())
+        return f"{{ {inner} }}" if inner else "{}"
     return json.dumps(given, ensure_ascii=False)  # of strings, numbers and booleans, JSON's form is TOML's
 
 

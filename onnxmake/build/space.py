@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from onnxmake.build.gates import METRICS
-from onnxmake.build.schema import nearest, parse
+from onnxmake.build.schema import nearest, parse, plain
 from onnxmake.errors import TargetError
 
 LARGER = {"top1", "cosine", "cosine_mean"}  # what is better when it is more
@@ -79,7 +79,7 @@ def _axis(place: int, use: Any, option: str, given: Any, where: str) -> Axis:
             f"Write {option} = [32, 64] or {option} = {{ low = 4, high = 6 }}, for instance.",
         )
     for value in tried:
-        parse(type(use.options), {**_required(use), option: value}, where)
+        parse(type(use.options), {**plain(vars(use.options)), option: value}, where)
     if between:
         if any(type(v) not in (int, float) for v in tried) or not given["low"] < given["high"]:
             raise TargetError(
@@ -87,11 +87,6 @@ def _axis(place: int, use: Any, option: str, given: Any, where: str) -> Axis:
             )
         return Axis(place, use.declaration.name, option, (), given["low"], given["high"])
     return Axis(place, use.declaration.name, option, tuple(dict.fromkeys(tried)))
-
-
-def _required(use: Any) -> dict[str, Any]:
-    """The pass's options as a table has them: lists are no tuples."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(use.options).items()}
 
 
 def read(table: Mapping[str, Any], uses: Sequence[Any], where: str) -> Search:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from onnxmake.build import execute, paths, store, support
+from onnxmake.build import execute, paths, quality, store, support
 from onnxmake.build.files import read_json
 from onnxmake.build.plan import Step, steps_of
 from onnxmake.build.source import Checkpoint
@@ -20,9 +20,9 @@ TIMES, TIMES_ROUTED = 2.0, 8.0
 
 
 def _graph_steps(target: Target, checkpoint: Checkpoint) -> list[Step]:
-    """Those that rewrite the graph: what comes behind them lays out files."""
+    """Those that rewrite the graph: what comes behind them lays out files, and changes what has been laid out."""
     steps = steps_of(target, checkpoint)
-    return [step for step in steps if not step.name.startswith("package_")]
+    return steps[: quality.unpackaged(step.name for step in steps)]
 
 
 def _half(target: Target) -> str | None:

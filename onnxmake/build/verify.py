@@ -15,7 +15,8 @@ from onnxmake.build.report import say
 from onnxmake.build.target import Target
 from onnxmake.errors import CheckFailed
 
-VERDICTS = ("byte-equal", "graph-equal", "numerically equal", "different")  # from the best to the worst
+VERDICTS = ("byte-equal", "graph-equal", "numerically equal", "measured", "different")  # from the best to the worst
+MEASURED = ("genai_config.json", "session_options.json")  # hold what a step of a pass with MACHINE has found
 
 
 def verify(target: Target, steps: Sequence[Step]) -> None:
@@ -28,7 +29,7 @@ def verify(target: Target, steps: Sequence[Step]) -> None:
         found = []
         for number, (step, other) in enumerate(zip(steps, again, strict=True)):
             folder = differing / f"{number}-{step.name}"
-            verdict, detail = _compared(target, step.record, other, work, folder)
+            verdict, detail = _compared(target, step, step.record, other, work, folder)
             runners = [record.get("runner", "unknown") for record in (step.record, other)]
             found.append({"pass": step.name, "verdict": verdict, "detail": detail, "runners": runners})
     reproduced.note(target, found, varied)
@@ -42,10 +43,12 @@ def verify(target: Target, steps: Sequence[Step]) -> None:
     shutil.rmtree(differing, ignore_errors=True)
 
 
-def _compared(target: Target, one: Mapping, other: Mapping, work: Path, folder: Path) -> tuple[str, str]:
+def _compared(target: Target, step: Step, one: Mapping, other: Mapping, work: Path, folder: Path) -> tuple[str, str]:
     """Verdict on two records of a step, and what it rests on. Results that differ are laid out in `folder`."""
     if one["files"] == other["files"]:
         return VERDICTS[0], ""
+    if step.use.declaration.machine and _others(one) == _others(other):
+        return VERDICTS[3], "the fastest of what was tried may be another each time"
     store.lay_out(one["files"], folder / "first", link=False)
     with storage_errors("lay out the second build"):
         for name, (sha, _) in other["files"].items():
@@ -61,6 +64,11 @@ def _compared(target: Target, one: Mapping, other: Mapping, work: Path, folder: 
     name = max(names, key=lambda name: VERDICTS.index(answers[name][0]))
     verdict, detail = answers[name]
     return verdict, f"{name}: {detail}" if detail else ", ".join(names)
+
+
+def _others(record: Mapping) -> dict[str, list]:
+    """The files of a step that measures, but those with its answer."""
+    return {name: value for name, value in record["files"].items() if name not in MEASURED}
 
 
 def _report(target: Target, found: Sequence[Mapping[str, Any]], varied: Mapping[str, str]) -> None:

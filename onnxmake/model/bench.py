@@ -25,7 +25,7 @@ def _percentiles(values: list[float], best_is_high: bool) -> dict[str, float]:
     return {"p50": statistics.median(values), "p90": ordered[max(0, -(-9 * len(ordered) // 10) - 1)]}
 
 
-def _run(og, model, prompt: list[int], new_tokens: int) -> tuple[float, float]:
+def generation(og, model, prompt: list[int], new_tokens: int) -> tuple[float, float]:
     """(seconds to the first token, seconds for each further one) of one greedy generation that does not stop early."""
     params = og.GeneratorParams(model)
     length = len(prompt) + new_tokens
@@ -40,12 +40,13 @@ def _run(og, model, prompt: list[int], new_tokens: int) -> tuple[float, float]:
     return first - started, (time.perf_counter() - first) / max(new_tokens - 1, 1)
 
 
-def load(folder: str, device: str) -> Any:
-    """The model on `device`, as GenAI names it ("CPU", "CUDA", "DirectML"). Raises UnsupportedError where it is not there."""
+def load(folder: str, device: str, overlay: str = "{}") -> Any:
+    """The model on `device`, as GenAI names it ("CPU", "CUDA", "DirectML"), its configuration changed by the JSON `overlay`. Raises UnsupportedError where it is not there."""
     session.preload(device)
     import onnxruntime_genai as og
 
     config = og.Config(folder)
+    config.overlay(overlay)
     if device == "CPU":
         config.clear_providers()
     try:
@@ -78,8 +79,8 @@ def _generating(
     runs = []
     for count in prompt_tokens:
         prompt = random.Random(0).choices(range(vocabulary), k=count)
-        _run(og, model, prompt, min(new_tokens, 8))  # warm-up
-        timed = [_run(og, model, prompt, new_tokens) for _ in range(repeats)]
+        generation(og, model, prompt, min(new_tokens, 8))  # warm-up
+        timed = [generation(og, model, prompt, new_tokens) for _ in range(repeats)]
         runs.append(_figures(count, [f for f, _ in timed]) | {"decode": _percentiles([1 / d for _, d in timed], True)})
     return loaded, runs
 

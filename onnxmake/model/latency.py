@@ -26,7 +26,7 @@ def inputs(session: Any, tokens: int, vocabulary: int, seed: int = 0) -> dict[st
     for i in session.get_inputs():
         shape = [d if isinstance(d, int) else sizes.get(d, PICTURE) for d in i.shape]
         values = {"input_ids": random.integers(0, vocabulary, shape), "attention_mask": np.ones(shape)}
-        blank = np.zeros(shape) if i.type == "tensor(int64)" else random.standard_normal(shape)
+        blank = np.zeros(shape) if TYPES[i.type].startswith("int") else random.standard_normal(shape)
         feed[i.name] = values.get(i.name, blank).astype(TYPES[i.type])
     return feed
 

@@ -1,5 +1,7 @@
-"""A model opened in ONNX Runtime by itself, on a device. The runtime is loaded when it is needed: bench counts memory and time."""
+"""A model opened in ONNX Runtime by itself, on a device, with the session options that stand beside it. The runtime is loaded when it is needed: bench counts memory and time."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,15 @@ from onnxmake.errors import UnsupportedError
 PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider", "DirectML": "DmlExecutionProvider"}
 TYPES = {
     "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
 }  # of inputs, as numpy has them
+
+
+FILE = "session_options.json"  # beside a model: written as in genai_config.json
+ENUMS = {"graph_optimization_level": "GraphOptimizationLevel", "execution_mode": "ExecutionMode"}
+PLAIN = ("intra_op_num_threads", "inter_op_num_threads", "enable_cpu_mem_arena", "enable_mem_pattern")
 
 
 def preload(device: str) -> None:
@@ -48,13 +56,37 @@ def open_scoring(file: Path) -> Any:
     return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=[PROVIDERS["CPU"]])
 
 
-def open_session(file: Path, device: str = "CPU") -> Any:
-    """An InferenceSession on `device`, without the runtime's warnings. Raises UnsupportedError where the device is not there."""
+def options_beside(file: Path) -> dict[str, Any]:
+    """What the model's folder says of its session."""
+    known = file.parent / FILE
+    return json.loads(known.read_text("utf-8")) if known.exists() else {}
+
+
+def session_options(settings: Mapping[str, Any]) -> Any:
+    """SessionOptions of these settings, named as in genai_config.json; what is no option is a configuration entry."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    for name, value in settings.items():
+        if name in ENUMS:
+            setattr(options, name, getattr(getattr(onnxruntime, ENUMS[name]), value))
+        elif name in PLAIN:
+            setattr(options, name, value)
+        else:
+            options.add_session_config_entry(name, value)
+    return options
+
+
+def open_session(file: Path, device: str = "CPU", settings: Mapping[str, Any] | None = None) -> Any:
+    """An InferenceSession on `device`, without the runtime's warnings; with `settings`, or those beside the model.
+
+    Raises UnsupportedError where the device is not there.
+    """
     import onnxruntime
 
     preload(device)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = session_options(options_beside(file) if settings is None else settings)
     session = onnxruntime.InferenceSession(str(file), options, providers=[PROVIDERS[device]])
     if session.get_providers()[0] != PROVIDERS[device]:
         raise UnsupportedError(

@@ -42,19 +42,25 @@ def load_pass(name: str, file: Path) -> types.ModuleType:
 
 
 def _options(module: types.ModuleType, values: Mapping[str, Any]) -> Any:
-    return module.Options(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return module.Options(**{name: _frozen(value) for name, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    """As the host has read it: lists are tuples."""
+    if isinstance(value, dict):
+        return {name: _frozen(inner) for name, inner in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def run_pass(name: str, file: Path, options: Mapping[str, Any], may_skip: bool, src: Path, out: Path) -> list[str]:
     """Apply one pass to the files in `src`, into the empty folder `out`. Returns names of inputs that are results as they are.
 
-    A rewrite that changes nothing is an error unless it may skip.
+    Those of a pass with `run` are what that returns. A rewrite that changes nothing is an error unless it may skip.
     """
     module = load_pass(name, file)
     o = _options(module, options)
     if hasattr(module, "run"):
-        module.run(src, out, o)
-        return []
+        return sorted(module.run(src, out, o) or [])
     import onnx_ir as ir
 
     from onnxmake.model import canonical
