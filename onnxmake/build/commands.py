@@ -13,6 +13,7 @@ from onnxmake.build.plan import Plan, named
 from onnxmake.build.report import say
 from onnxmake.build.tasks import failure_of, load_plan
 from onnxmake.build.verdict import DEPENDS, RESTORE, RUN, UP_TO_DATE, Verdict, judge
+from onnxmake.errors import OnnxmakeError
 
 ABOUT = """
 doit build:NAME                 build one target into dist/NAME   (doit build: all of them)
@@ -23,7 +24,7 @@ doit check:NAME                 is it right, and how good?        (doit check: a
 doit verify:NAME                does a second build give the same? (doit verify: all that are built)
 doit compare NAME ...           methods side by side              (doit compare: all that are built)
 doit search:NAME                try the options that its [search] names, keep what nothing beats
-doit release:NAME               check it and pack it with its papers: version=1.0.0 key=FILE.pem
+doit release:NAME               check it and pack it with its papers: version=1.0.0 key=FILE.pem archive=yes
 doit bundle:NAME                pack it to measure it where its device is
 doit image:NAME                 an environment as an image        (doit image: all of them)
 doit support                    which architectures are proven    (doit sweep:NAME: prove one anew)
@@ -53,10 +54,17 @@ class ListTargets(List):
         if pos_args or private or subtasks:
             return super()._execute(subtasks, quiet, status, private, list_deps, template, sort, pos_args)
         plan = load_plan()
-        width = max(len(name) for name in {*plan.targets, *plan.broken, ""})
-        for name in sorted({*plan.targets, *plan.broken}):
-            if name in plan.broken:
-                say(f"{name:<{width}}  {'BROKEN':<14}  {plan.broken[name].fact}")
+        broken = plan.broken | {n: e for n, e in plan.releases.items() if isinstance(e, OnnxmakeError)}
+        names = {*plan.targets, *plan.releases, *broken}
+        width = max(map(len, names), default=0)
+        for name in sorted(names):
+            if name in broken:
+                say(f"{name:<{width}}  {'BROKEN':<14}  {broken[name].fact}")
+            elif name in plan.releases:
+                release = plan.releases[name]
+                built = [n for n in release.keys.targets if results.delivered(plan.targets[n][0])]
+                state = f"{len(built)} of {len(release.keys.targets)} built"
+                say(f"{name:<{width}}  {state:<14}  {release.description}")
             else:
                 target, _ = plan.targets[name]
                 built = results.delivered(target)

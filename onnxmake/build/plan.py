@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from onnxmake.build import paths
 from onnxmake.build.files import canonical_json, digest_text
+from onnxmake.build.releases import ReleaseFile
 from onnxmake.build.schema import nearest
 from onnxmake.build.source import Checkpoint, recorded
 from onnxmake.build.target import Target, Use
@@ -84,6 +85,9 @@ class Plan:
 
     targets: dict[str, tuple[Target, list[Step]]]
     broken: dict[str, OnnxmakeError]
+    releases: dict[str, ReleaseFile | OnnxmakeError] = field(
+        default_factory=dict
+    )  # of several targets, or their errors
 
     @property
     def checkpoints(self) -> dict[str, Checkpoint]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from onnxmake.build import bundle, check, image, measure, search, show, support, verify
 from onnxmake.build.misnamed import misnamed_by
 from onnxmake.build.plan import Plan
+from onnxmake.build.releases import ReleaseFile
+from onnxmake.build.releases import show as show_release
 from onnxmake.build.tasks import Task, acting, failing, needs, task
 from onnxmake.errors import TargetError
 from onnxmake.release import release
@@ -34,6 +36,11 @@ def shows(plan: Plan) -> Iterator[Task]:
         yield task(name, "print the target with all that it takes over and leaves to defaults", show.show, target)
     for name, error in plan.broken.items() if _asked("show") else ():
         yield task(name, f"BROKEN: {error.fact}", failing, error)
+    for name, found in plan.releases.items() if _asked("show") else ():
+        if isinstance(found, ReleaseFile):
+            yield task(name, "print the release file", show_release, found)
+        else:
+            yield task(name, f"BROKEN: {found.fact}", failing, found)
 
 
 def tries(plan: Plan) -> Iterator[Task]:
@@ -106,10 +113,20 @@ def checks(plan: Plan) -> Iterator[Task]:
 
 
 def releases(plan: Plan) -> Iterator[Task]:
-    """Each stands outside the group: a version is for ever."""
-    for name, (target, chain) in plan.targets.items() if _asked("release") else ():
-        made = task(name, "pack the checked model with its papers", release.release, target, chain)
-        yield _alone(made, "release") | {"task_dep": [f"check:{name}"]}
+    """Of one target, or of those that a release file names. Each stands outside the group: a version is for ever."""
+    if not _asked("release"):
+        return
+    for name, both in plan.targets.items():
+        made = task(name, "pack the checked model with its papers", release.release, [both])
+        yield _named(made, f"release:{name}") | {"task_dep": [f"check:{name}"]}
+    for name, found in plan.releases.items():
+        if isinstance(found, ReleaseFile):
+            several, checks = found.keys.targets, [f"check:{target}" for target in found.keys.targets]
+            doc = "pack the checked models with their papers"
+            made = task(name, doc, release.release, [plan.targets[n] for n in several], found, task_dep=checks)
+        else:
+            made = task(name, f"BROKEN: {found.fact}", failing, found)
+        yield _named(made, f"release:{name}")
 
 
 def verifies(plan: Plan) -> Iterator[Task]:
