@@ -1,7 +1,7 @@
 """The files of a release: those of its one target, or of several an ONNX Runtime model package, a variant for each device.
 
 The package's form: model_package/README.md and onnxruntime/core/session/model_package/README.md of microsoft/onnxruntime (schema 1.0,
-read by ONNX Runtime 1.28 and later through its experimental C API), docs/model_packages.md of microsoft/onnxruntime-genai.
+read through OrtApi::GetModelPackageApi), docs of model packages of microsoft/onnxruntime-genai (one component, named model by convention).
 """
 
 import json

@@ -32,8 +32,8 @@ model = og.Model(config)"""  # a folder that is opened by itself cannot resolve 
 PACKAGE = """An ONNX Runtime model package: a folder for each of {variants}, which runs by itself with the runtime of its device; here `{folder}`."""
 SHARED = """The tokenizer is there once. Each `genai_config.json` is the one that was checked but for `model.tokenizer_dir`, which names the
 tokenizer's folder by digest, `{uri}`; a folder that is opened by itself is told where that is."""
-WHOLE = """`og.Config.from_package_ep('.', '{variant}')` opens the package as a whole where GenAI was built with ONNX Runtime's model package
-API (`OrtModelPackageApi_*`, experimental; ONNX Runtime 1.31 has it, the wheels of GenAI 0.18 do not take it)."""
+WHOLE = """ONNX Runtime 1.31 opens the package as a whole and takes the variant of the device (`OrtApi::GetModelPackageApi`). GenAI does by
+`og.Config.from_package_ep('.', '{variant}')`, in builds that know this API; the wheel of 0.18.0 looks for an earlier form of it."""
 
 
 def how_to_run(parts: Sequence[Part]) -> str:
