@@ -20,7 +20,7 @@ from onnxmake.build.device import device
 from onnxmake.build.files import write_record
 from onnxmake.build.misnamed import misnamed_by
 from onnxmake.build.plan import checkpoint_of, steps_of
-from onnxmake.build.releases import ReleaseFile, read_release, read_releases
+from onnxmake.build.releases import read_release, read_releases
 from onnxmake.build.target import read_target, read_targets
 from onnxmake.errors import CheckFailed, TargetError
 from onnxmake.release import oci, package, received, release, sums
@@ -182,21 +182,21 @@ def test_a_wrong_release_file_is_a_clear_error(tmp_path, text, fact, action):
     (tmp_path / "mine.release.toml").write_text(text)
     broken = {n: t for n, t in read_targets([paths.TARGETS, tmp_path]).items() if isinstance(t, TargetError)}
     assert [*broken] == ["broken"]
-    error = read_releases([tmp_path], planned(tmp_path), broken)["mine"]
+    error = read_releases([tmp_path], planned(tmp_path), broken)[1]["mine"]
     assert isinstance(error, TargetError) and "mine.release.toml" in error.fact
     assert fact in error.fact and error.cause and action in error.action
 
 
 def test_a_release_has_a_name_of_its_own(tmp_path):
     (tmp_path / "tiny-int4-cpu.release.toml").write_text('targets = ["tiny-int4-cuda"]')
-    error = read_releases([tmp_path], planned(), {})["tiny-int4-cpu"]
+    error = read_releases([tmp_path], planned(), {})[1]["tiny-int4-cpu.release"]
     assert "a target is named tiny-int4-cpu, too" in error.fact
 
 
 def test_shipped_release_files_are_read_and_are_no_targets():
     plan = tasks.load_plan()
     shipped = {f.name.removesuffix(".release.toml") for f in paths.TARGETS.glob("*.release.toml")}
-    assert set(plan.releases) == shipped and all(isinstance(r, ReleaseFile) for r in plan.releases.values())
+    assert set(plan.releases) == shipped and not plan.broken
     assert not [n for n in (*plan.targets, *plan.broken) if n in shipped or n.endswith(".release")]
     assert misnamed_by(plan, "release:tiny-int4") is None and misnamed_by(plan, "show:tiny-int4") is None
     assert misnamed_by(plan, "build:tiny-int4").action == "doit release:tiny-int4, or doit show:tiny-int4."

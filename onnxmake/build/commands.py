@@ -13,7 +13,6 @@ from onnxmake.build.plan import Plan, named
 from onnxmake.build.report import say
 from onnxmake.build.tasks import failure_of, load_plan
 from onnxmake.build.verdict import DEPENDS, RESTORE, RUN, UP_TO_DATE, Verdict, judge
-from onnxmake.errors import OnnxmakeError
 
 ABOUT = """
 doit build:NAME                 build one target into dist/NAME   (doit build: all of them)
@@ -54,12 +53,11 @@ class ListTargets(List):
         if pos_args or private or subtasks:
             return super()._execute(subtasks, quiet, status, private, list_deps, template, sort, pos_args)
         plan = load_plan()
-        broken = plan.broken | {n: e for n, e in plan.releases.items() if isinstance(e, OnnxmakeError)}
-        names = {*plan.targets, *plan.releases, *broken}
+        names = {*plan.targets, *plan.releases, *plan.broken}
         width = max(map(len, names), default=0)
         for name in sorted(names):
-            if name in broken:
-                say(f"{name:<{width}}  {'BROKEN':<14}  {broken[name].fact}")
+            if name in plan.broken:
+                say(f"{name:<{width}}  {'BROKEN':<14}  {plan.broken[name].fact}")
             elif name in plan.releases:
                 release = plan.releases[name]
                 built = [n for n in release.keys.targets if results.delivered(plan.targets[n][0])]

@@ -81,13 +81,11 @@ def steps_of(target: Target, checkpoint: Checkpoint) -> list[Step]:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every readable target with its steps, and the errors of the others."""
+    """Every readable target with its steps, the readable release files, and the errors of the others."""
 
     targets: dict[str, tuple[Target, list[Step]]]
     broken: dict[str, OnnxmakeError]
-    releases: dict[str, ReleaseFile | OnnxmakeError] = field(
-        default_factory=dict
-    )  # of several targets, or their errors
+    releases: dict[str, ReleaseFile] = field(default_factory=dict)  # of several targets
 
     @property
     def checkpoints(self) -> dict[str, Checkpoint]:

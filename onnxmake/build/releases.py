@@ -89,18 +89,17 @@ def read_release(file: Path, targets: Targets, broken: Mapping[str, OnnxmakeErro
 
 def read_releases(
     folders: Sequence[Path], targets: Targets, broken: Mapping[str, OnnxmakeError]
-) -> dict[str, ReleaseFile | OnnxmakeError]:
-    """Every release file of the folders by name, a broken one as its error. A later folder wins."""
-    files = {
-        f.name.removesuffix(like.RELEASE): f for folder in folders for f in sorted(folder.glob(f"*{like.RELEASE}"))
-    }
-    out: dict[str, ReleaseFile | OnnxmakeError] = {}
+) -> tuple[dict[str, ReleaseFile], dict[str, OnnxmakeError]]:
+    """Every release file of the folders by name, and the errors of those that are broken. A later folder wins."""
+    files = {f.name.removesuffix(like.RELEASE): f for at in folders for f in sorted(at.glob(f"*{like.RELEASE}"))}
+    out: dict[str, ReleaseFile] = {}
+    wrong: dict[str, OnnxmakeError] = {}
     for name, file in files.items():
         try:
             out[name] = read_release(file, targets, broken)
         except TargetError as error:
-            out[name] = error
-    return out
+            wrong[file.stem if name in {*targets, *broken} else name] = error
+    return out, wrong
 
 
 def show(release: ReleaseFile) -> None:

@@ -4,10 +4,9 @@ import sys
 from collections.abc import Iterator
 
 from onnxmake.build import bundle, check, image, measure, search, show, support, verify
+from onnxmake.build import releases as release_file
 from onnxmake.build.misnamed import misnamed_by
 from onnxmake.build.plan import Plan
-from onnxmake.build.releases import ReleaseFile
-from onnxmake.build.releases import show as show_release
 from onnxmake.build.tasks import Task, acting, failing, needs, task
 from onnxmake.errors import TargetError
 from onnxmake.release import release
@@ -34,13 +33,10 @@ def _asked(group: str) -> bool:
 def shows(plan: Plan) -> Iterator[Task]:
     for name, (target, _) in plan.targets.items() if _asked("show") else ():
         yield task(name, "print the target with all that it takes over and leaves to defaults", show.show, target)
+    for name, file in plan.releases.items() if _asked("show") else ():
+        yield task(name, "print the release file", release_file.show, file)
     for name, error in plan.broken.items() if _asked("show") else ():
         yield task(name, f"BROKEN: {error.fact}", failing, error)
-    for name, found in plan.releases.items() if _asked("show") else ():
-        if isinstance(found, ReleaseFile):
-            yield task(name, "print the release file", show_release, found)
-        else:
-            yield task(name, f"BROKEN: {found.fact}", failing, found)
 
 
 def tries(plan: Plan) -> Iterator[Task]:
@@ -116,17 +112,14 @@ def releases(plan: Plan) -> Iterator[Task]:
     """Of one target, or of those that a release file names. Each stands outside the group: a version is for ever."""
     if not _asked("release"):
         return
-    for name, both in plan.targets.items():
-        made = task(name, "pack the checked model with its papers", release.release, [both])
-        yield _named(made, f"release:{name}") | {"task_dep": [f"check:{name}"]}
-    for name, found in plan.releases.items():
-        if isinstance(found, ReleaseFile):
-            several, checks = found.keys.targets, [f"check:{target}" for target in found.keys.targets]
-            doc = "pack the checked models with their papers"
-            made = task(name, doc, release.release, [plan.targets[n] for n in several], found, task_dep=checks)
-        else:
-            made = task(name, f"BROKEN: {found.fact}", failing, found)
+    single = ((name, (name,), None) for name in plan.targets)
+    for name, several, file in (*single, *((name, file.keys.targets, file) for name, file in plan.releases.items())):
+        checks = [f"check:{target}" for target in several]
+        found = [plan.targets[target] for target in several]
+        made = task(name, "pack what was checked with its papers", release.release, found, file, task_dep=checks)
         yield _named(made, f"release:{name}")
+    for name, error in plan.broken.items():
+        yield _named(task(name, f"BROKEN: {error.fact}", failing, error), f"release:{name}")
 
 
 def verifies(plan: Plan) -> Iterator[Task]:

@@ -55,7 +55,8 @@ def load_plan() -> Plan:
     override = get_var("source")
     planned = {name: (t, steps_of(t, checkpoint_of(t, override))) for name, t in found.items() if isinstance(t, Target)}
     broken: dict[str, OnnxmakeError] = {name: t for name, t in found.items() if isinstance(t, OnnxmakeError)}
-    return Plan(planned, broken, read_releases(paths.target_folders(), planned, broken))
+    releases, wrong = read_releases(paths.target_folders(), planned, broken)
+    return Plan(planned, broken | wrong, releases)
 
 
 def failure_of(function: Callable, *args, **options) -> str:

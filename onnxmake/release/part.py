@@ -52,7 +52,7 @@ def part_of(target: Target) -> Part:
         {name: tuple(given) for name, given in sorted(built["files"].items())},
         show.toml(replace(target, source=source)),
         [{"pass": d["pass"], "options": d["options"], "environment": d["environment"], "key": k} for k, d in documents],
-        built["quality"],
+        quality.summary(target, built["files"]),
         target.check.gates,
         {one["pass"]: one["verdict"] for one in (reproduced.summary(target, built["files"]) or {"steps": []})["steps"]},
     )
