@@ -67,7 +67,7 @@ def task_check():
 
 
 def task_release():
-    """checked target -> dist/releases/<target>-<version>, with version=V key=FILE.pem"""
+    """checked targets -> dist/releases/<name>-<version>, with version=V key=FILE.pem archive=yes"""
     yield from runs.releases(PLAN)
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 import uuid
 from pathlib import Path
@@ -17,12 +18,15 @@ import pytest
 from builder import Builder, passes, verbs
 from conftest import TINY
 from hub_server import COMMIT, REPO, serve
+from released import checked_as_if, content
 from toy import Toy, leftovers, tree
 
 from onnxmake.build import engine, image, paths
 from onnxmake.build.files import read_record
+from onnxmake.build.target import read_target
 
 pytestmark = pytest.mark.docker
+RELEASED = ("tiny-int4-cpu", "tiny-int4-cuda", "tiny-int4-directml")
 READS = '("checkpoint/architecture.json",)'
 DOCKER = {"ONNXMAKE_RUNNER": "docker", "ONNXMAKE_SANDBOX": "off"}  # namespaces would hide what a container lets through
 numbers = itertools.count(1)
@@ -52,6 +56,24 @@ def in_docker(folder: Path) -> Builder:
     return docker
 
 
+def clone(folder: Path) -> Path:
+    """What git knows of the checkout, as it stands, and nothing else."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(paths.ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def contained(tmp_path_factory) -> tuple[Builder, str]:
+    """The tiny targets built in containers in a clean clone, and what that printed."""
+    folder = tmp_path_factory.mktemp("contained")
+    docker = in_docker(folder)
+    docker.root = clone(folder / "checkout")
+    return docker, docker.run(*(f"build:{name}" for name in TINY))
+
+
 def made(builder: Builder, name: str) -> dict:
     """All that dist/<name> holds, but for what was measured of it."""
     files = tree(builder.dist(name))
@@ -79,12 +101,36 @@ def within(seconds: float, true) -> bool:
     return bool(found)
 
 
-def test_all_tiny_targets_are_byte_for_byte_what_they_are_without_containers(built, tmp_path):
-    docker = in_docker(tmp_path)
-    printed = docker.run(*(f"build:{name}" for name in TINY))
+def test_all_tiny_targets_are_byte_for_byte_what_they_are_without_containers(built, contained):
+    docker, printed = contained
     assert "ran" in verbs(printed).values() and "not cut off" not in printed and "a venv" not in printed
     for name in TINY:
         assert made(docker, name) == made(built, name), name
+
+
+def test_two_releases_from_two_clean_clones_are_the_same_whether_made_in_containers_or_not(
+    contained, tmp_path, monkeypatch
+):
+    docker, _ = contained
+    venv = Builder(tmp_path / "out", tmp_path / "cache")
+    venv.root = clone(tmp_path / "checkout")
+    assert "ran" in verbs(venv.run(*(f"build:{name}" for name in RELEASED))).values()
+    with monkeypatch.context() as here:
+        for name, value in {"BUILD": venv.output / "build", "DIST": venv.output / "dist", "CACHE": venv.cache}.items():
+            here.setattr(paths, name, value)
+        for name in RELEASED:  # what a check would find is of these bytes; it counts for the same bytes elsewhere
+            checked_as_if(read_target(venv.root / "targets" / f"{name}.toml"))
+    shutil.copytree(venv.output / "build" / "quality", docker.output / "build" / "quality")
+    names = [f"release:{name}" for name in ("tiny-int4", *RELEASED)]
+    for builder in (venv, docker):
+        printed = builder.run("version=1.0.0", "archive=yes", *names)
+        assert printed.count("as one file") == len(names)
+    made = [content(builder.output / "dist" / "releases") for builder in (venv, docker)]
+    assert made[0] == made[1]
+    assert {f"{name}-1.0.0/SHA256SUMS" for name in ("tiny-int4", *RELEASED)} < set(made[0])
+    for builder in (venv, docker):
+        runners = {read_record(file)["runner"] for file in (builder.output / "build" / "steps").glob("cast-*.json")}
+        assert runners == {builder.settings.get("ONNXMAKE_RUNNER", "venv")}
 
 
 def test_an_export_is_byte_for_byte_what_it_is_without_containers(tmp_path):

@@ -52,9 +52,9 @@ from onnxmake.build.files import canonical_json, write_atomically
 from pathlib import Path
 plan = load_plan()
 for name in {names!r}:
-    made = recipe.of(plan.targets[name][1])
-    steps = [step | {{"key": "0"}} for step in made["steps"]]
-    built = {{"externalParameters": {{"target": name, "version": {version!r}}},
+    made = recipe.of({{name: plan.targets[name][1]}})
+    steps = {{name: [step | {{"key": "0"}} for step in made["steps"][name]]}}
+    built = {{"externalParameters": {{"release": name, "version": {version!r}}},
               "internalParameters": {{"steps": steps, "origin": made["origin"]}}}}
     file = Path({str(toy.output.parent / "releases")!r}, name + "@" + {version!r}, "provenance.intoto.json")
     write_atomically(file, canonical_json({{"predicate": {{"buildDefinition": built}}}}))
@@ -76,7 +76,7 @@ def test_without_a_release_all_are_due_and_with_theirs_none(toy):
     assert due(toy) == ["y"]
     release(toy, "y")
     assert due(toy) == []
-    assert reasons(toy) == ["nothing is due: every target's recipe is that of a release"]
+    assert reasons(toy) == ["nothing is due: every recipe is that of a release"]
     assert not (toy.output / "build" / "steps").exists()  # nothing was built to find that out
 
 
@@ -163,7 +163,7 @@ def test_a_checkpoint_on_the_hub_is_known_by_its_commit_and_not_fetched(toy):
 
 def test_no_recipe_holds_a_path_or_an_input_that_a_step_makes():
     target = read_target(paths.TARGETS / "tiny-gptq-cpu.toml")
-    made = recipe.of(steps_of(target, checkpoint_of(target)))
+    made = recipe.of({"x": steps_of(target, checkpoint_of(target))})
     assert str(paths.ROOT) not in json.dumps(made)
-    inputs = {step["pass"]: [*step["inputs"]] for step in made["steps"]}
+    inputs = {step["pass"]: [*step["inputs"]] for step in made["steps"]["x"]}
     assert inputs["export"] == [] and inputs["package_genai"] == [] and inputs["quantize_gptq"] == ["calibration.txt"]

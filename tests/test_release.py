@@ -1,6 +1,5 @@
 """Releases: their papers, who is refused one, and what their receiver finds."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -12,19 +11,19 @@ from pathlib import Path
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from released import checked_as_if, content
 
 from onnxmake.__main__ import main
-from onnxmake.build import due, execute, paths, quality, results
+from onnxmake.build import due, paths, results
 from onnxmake.build.gates import Check
-from onnxmake.build.plan import Plan, checkpoint_of, steps_of
+from onnxmake.build.plan import Plan
+from onnxmake.build.releases import Keys, ReleaseFile
 from onnxmake.build.target import Release, read_target
 from onnxmake.errors import CheckFailed, SourceError, StoreError, TargetError
-from onnxmake.release import facts, oci, received, release, sums
+from onnxmake.release import facts, oci, part, received, release, sums
 from onnxmake.release.licence import licence_of, stated
 
 NAME = "tiny-int4-cpu"
-METRICS = {"perplexity": 11.6, "perplexity_unquantised": 11.4, "perplexity_rise": 0.0175}
-FOUND = {"metrics": METRICS | {"kl": 0.019, "kl_p99": 0.09, "top1": 0.92}, "counted": 8176, "of": "tokens"}
 FILES = ["genai_config.json", "model.onnx", "model.onnx.data", "tokenizer.json", "tokenizer_config.json"]
 PAPERS = ["README.md", "bom.cdx.json", "provenance.intoto.json"]
 
@@ -34,25 +33,16 @@ def target():
     return read_target(paths.TARGETS / f"{NAME}.toml")
 
 
-def steps(target):
-    made = steps_of(target, checkpoint_of(target))
-    execute.make_source(made[0].checkpoint)
-    return made
-
-
 @pytest.fixture
 def checked(delivered, target):
-    """Its steps; twin and evaluation are answered as if they had been asked."""
-    made, built = steps(target), results.delivered(target)
-    quality.note(target, "twin", quality.twin_key(target, built), {"errors": [["prefill", 1e-6]]})
-    quality.note(target, "evaluation", quality.evaluation_key(target, built), FOUND)
-    return made
+    """It, with its steps."""
+    return [checked_as_if(target)]
 
 
 @pytest.fixture
 def released(checked, target, monkeypatch) -> Path:
     monkeypatch.setenv("ONNXMAKE_VERSION", "1.0.0")
-    release.release(target, checked)
+    release.release(checked)
     return paths.DIST / "releases" / f"{NAME}-1.0.0"
 
 
@@ -66,10 +56,6 @@ def keys(tmp_path_factory):
         subprocess.run(make, check=True)
         subprocess.run(["openssl", "ec", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
     return folder
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def off(folder: Path, *arguments: str, monkeypatch) -> int:
@@ -110,17 +96,25 @@ def test_the_provenance_names_all_that_went_in(released, target):
         "containers/torch/requirements.lock",
         "containers/cpu/requirements.lock",
     } <= names
-    assert [s["pass"] for s in built["internalParameters"]["steps"]] == [u.declaration.name for u in target.passes]
-    assert 'lm_head = "int8"' in built["externalParameters"]["definition"]
+    assert [s["pass"] for s in built["internalParameters"]["steps"][NAME]] == [
+        u.declaration.name for u in target.passes
+    ]
+    assert 'lm_head = "int8"' in built["externalParameters"]["targets"][NAME]
     assert all(len(d["digest"]["sha256"]) == 64 for d in built["resolvedDependencies"])
 
 
 def test_the_provenance_tells_the_recipe_so_that_the_target_is_not_due(released, checked):
-    plan = Plan({NAME: (read_target(paths.TARGETS / f"{NAME}.toml"), checked)}, {})
+    ((target, steps),) = checked
+    plan = Plan({NAME: (target, [*steps])}, {})
     assert due.due(plan, [NAME], released.parent) == {}
-    changed = dataclasses.replace(checked[0].use, options=dataclasses.replace(checked[0].use.options, part="text"))
-    plan.targets[NAME][1][0] = dataclasses.replace(checked[0], use=changed)
+    plan.targets[NAME][1][0] = replace(
+        steps[0], use=replace(steps[0].use, options=replace(steps[0].use.options, part="text"))
+    )
     assert due.due(plan, [NAME], released.parent) == {NAME: ["since 1.0.0: export: options.part: model -> text"]}
+    several = ReleaseFile("tiny", paths.TARGETS / "tiny.release.toml", "", Keys((NAME,)))
+    assert due.due(replace(plan, releases={"tiny": several}), ["tiny"], released.parent) == {
+        "tiny": ["not released yet"]
+    }
 
 
 def test_no_paper_says_where_or_when_it_was_made(released):
@@ -158,17 +152,28 @@ def test_the_layout_holds_every_file_as_a_layer(released):
 
 def test_the_same_again_is_no_other_and_another_is_refused(released, checked, target, capsys):
     before = content(paths.DIST / "releases")
-    release.release(target, checked)
+    release.release(checked)
     assert "is there already, the same" in capsys.readouterr().out
     (released / "SHA256SUMS").write_text("")
     with pytest.raises(StoreError, match="is there already, and it is another one"):
-        release.release(target, checked)
+        release.release(checked)
     assert set(content(paths.DIST / "releases")) == set(before)
+
+
+def test_one_file_beside_it_is_asked_for(released, checked, monkeypatch, capsys):
+    file = released.with_name(f"{released.name}.tar.zst")
+    assert not file.exists()
+    monkeypatch.setenv("ONNXMAKE_ARCHIVE", "yes")
+    release.release(checked)
+    assert "is there already, the same" in capsys.readouterr().out and file.exists()
+    monkeypatch.setenv("ONNXMAKE_ARCHIVE", "ja")
+    with pytest.raises(TargetError, match="archive=ja is none that there is"):
+        release.release(checked)
 
 
 def test_without_a_version_it_is_the_content_s(checked, target, monkeypatch):
     monkeypatch.delenv("ONNXMAKE_VERSION", raising=False)
-    release.release(target, checked)
+    release.release(checked)
     (folder,) = (p for p in (paths.DIST / "releases").iterdir() if p.suffix != ".oci")
     assert folder.name.startswith(f"{NAME}-") and len(folder.name) == len(NAME) + 13
 
@@ -176,19 +181,19 @@ def test_without_a_version_it_is_the_content_s(checked, target, monkeypatch):
 @pytest.mark.parametrize("version", ["../1", "1/2", " ", "a b"])
 def test_a_version_is_part_of_a_name(checked, target, version):
     with pytest.raises(TargetError, match="is none"):
-        release.release(replace(target, release=Release(version=version)), checked)
+        release.release([(replace(target, release=Release(version=version)), checked[0][1])])
 
 
 def test_what_was_not_checked_or_misses_a_gate_is_refused(delivered, target, checked):
     strict = replace(target, check=Check(max_kl=0.001))
     with pytest.raises(CheckFailed, match="does not keep max_kl"):
-        release.release(strict, checked)
+        release.release([(strict, checked[0][1])])
     shutil.rmtree(paths.BUILD / "quality")
     with pytest.raises(CheckFailed, match="is not released: no twin of tiny-int4-cpu was compared"):
-        release.release(target, checked)
+        release.release(checked)
     (paths.DIST / NAME / "model.onnx").write_bytes(b"other")
     with pytest.raises(CheckFailed, match="dist holds other files"):
-        release.release(target, checked)
+        release.release(checked)
     assert not (paths.DIST / "releases").exists()
 
 
@@ -222,6 +227,10 @@ def test_more_files_links_and_ways_out_are_found(released, tmp_path):
         received.verify(released)
     (released / "model.onnx").unlink()
     same.rename(released / "model.onnx")
+    (released / "more").symlink_to(tmp_path)
+    with pytest.raises(CheckFailed, match="more is a link"):
+        received.verify(released)
+    (released / "more").unlink()
     lines = (released / "SHA256SUMS").read_text()
     for name in ("../out", "/etc/passwd", "a/../../b"):
         (released / "SHA256SUMS").write_text(f"{lines}{'0' * 64}  {name}\n")
@@ -246,7 +255,7 @@ def test_papers_of_another_release_are_found_though_the_sums_are_right(released)
 def test_a_signature_is_of_the_key_and_of_every_file(checked, target, keys, monkeypatch, capsys):
     monkeypatch.setenv("ONNXMAKE_KEY", str(keys / "own.pem"))
     monkeypatch.setenv("ONNXMAKE_VERSION", "2")
-    release.release(target, checked)
+    release.release(checked)
     folder = paths.DIST / "releases" / f"{NAME}-2"
     assert received.verify(folder, keys / "own.pub")[-1] == "model.sig: signed by own.pub"
     assert "NOT verified" in received.verify(folder)[-1]
@@ -270,7 +279,7 @@ def test_what_is_no_key_releases_nothing(checked, target, tmp_path, monkeypatch)
     (tmp_path / "key").write_text("none")
     monkeypatch.setenv("ONNXMAKE_KEY", str(tmp_path / "key"))
     with pytest.raises(CheckFailed, match="could not be signed"):
-        release.release(target, checked)
+        release.release(checked)
     assert not (paths.DIST / "releases").exists()
 
 
@@ -313,9 +322,8 @@ def test_an_unknown_licence_is_refused_unless_the_target_states_one(tmp_path):
     ],
 )
 def test_what_a_model_is_for_is_said_as_the_hub_says_it(files, architecture, task):
-    told = facts.Facts(
-        *[None] * 8, dict.fromkeys(files), {}, {"architectures": architecture and [architecture]}, *[None] * 5
-    )
+    made = part.Part(*[None] * 3, dict.fromkeys(files), *[None] * 5)
+    told = facts.Facts(*[None] * 8, {"architectures": architecture and [architecture]}, [made], {})
     assert told.task == task
 
 
@@ -325,7 +333,7 @@ def test_two_releases_of_one_build_are_the_same(released, checked, target, tmp_p
     shutil.copytree(released.parent.parent / NAME, paths.DIST / NAME)
     os.umask(os.umask(0o077))
     monkeypatch.setenv("TZ", "Asia/Tokyo")
-    release.release(target, checked)
+    release.release(checked)
     assert content(paths.DIST / "releases") == first
 
 

@@ -61,7 +61,7 @@ def release(folder: str, target: str, version: str, files=()):
     """Papers of a release, as far as the page reads them."""
     out = paths.DIST / "releases" / folder
     out.mkdir(parents=True)
-    told = {"externalParameters": {"target": target, "version": version}}
+    told = {"externalParameters": {"release": target, "targets": {target: ""}, "version": version}}
     subject = [{"name": name, "digest": {"sha256": sha}} for name, (sha, _) in dict(files).items()]
     paper = {"subject": subject, "predicate": {"buildDefinition": told}}
     (out / "provenance.intoto.json").write_text(json.dumps(paper))

@@ -212,7 +212,8 @@ def test_a_targets_folder_that_does_not_exist_is_an_error_that_names_the_variabl
 
 def test_every_shipped_target_reads_and_says_what_it_is():
     found = read_targets([paths.TARGETS])
-    assert set(found) == {file.stem for file in paths.TARGETS.glob("*.toml")} >= {"tiny-int4-cpu", "qwen-int4-cpu"}
+    files = {file.stem for file in paths.TARGETS.glob("*.toml") if not file.name.endswith(".release.toml")}
+    assert set(found) == files >= {"tiny-int4-cpu", "qwen-int4-cpu"}
     for target in found.values():
         assert isinstance(target, Target), target
         assert target.description

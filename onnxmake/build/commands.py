@@ -23,7 +23,7 @@ doit verify:NAME                does a second build give the same? (doit verify:
 doit compare NAME ...           methods side by side              (doit compare: all that are built)
 doit report                     all of that as a page: build/report/index.html
 doit search:NAME                try the options that its [search] names, keep what nothing beats
-doit release:NAME               check it and pack it with its papers: version=1.0.0 key=FILE.pem
+doit release:NAME               check it and pack it with its papers: version=1.0.0 key=FILE.pem archive=yes
 doit bundle:NAME                pack it to measure it where its device is
 doit image:NAME                 an environment as an image        (doit image: all of them)
 doit support                    which architectures are proven    (doit sweep:NAME: prove one anew)
@@ -54,10 +54,16 @@ class ListTargets(List):
         if pos_args or private or subtasks:
             return super()._execute(subtasks, quiet, status, private, list_deps, template, sort, pos_args)
         plan = load_plan()
-        width = max(len(name) for name in {*plan.targets, *plan.broken, ""})
-        for name in sorted({*plan.targets, *plan.broken}):
+        names = {*plan.targets, *plan.releases, *plan.broken}
+        width = max(map(len, names), default=0)
+        for name in sorted(names):
             if name in plan.broken:
                 say(f"{name:<{width}}  {'BROKEN':<14}  {plan.broken[name].fact}")
+            elif name in plan.releases:
+                release = plan.releases[name]
+                built = [n for n in release.keys.targets if results.delivered(plan.targets[n][0])]
+                state = f"{len(built)} of {len(release.keys.targets)} built"
+                say(f"{name:<{width}}  {state:<14}  {release.description}")
             else:
                 target, _ = plan.targets[name]
                 built = results.delivered(target)

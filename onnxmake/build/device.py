@@ -11,11 +11,13 @@ from onnxmake.build.schema import parse
 
 @dataclass(frozen=True)
 class Device:
-    """`provider`: what ONNX Runtime GenAI calls it; `system`: the one operating system that has it, as sys.platform."""
+    """`provider`: what ONNX Runtime GenAI calls it; `system`: the one operating system that has it, as sys.platform; `ep`: what ONNX Runtime calls
+    its execution provider."""
 
     provider: str
     gpus: int = 0
     system: str = ""
+    ep: str = ""
 
 
 def devices() -> list[str]:

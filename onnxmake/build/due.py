@@ -1,4 +1,4 @@
-"""Which targets are due: those whose recipe is that of no release in a folder of releases, or of their provenance alone."""
+"""Which releases are due: of targets, or of release files, whose recipe is that of none in a folder of releases, or of their provenance alone."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,23 +12,27 @@ from onnxmake.build.report import say
 from onnxmake.errors import OnnxmakeError, StoreError
 
 PROVENANCE = "provenance.intoto.json"
-Released = dict[str, list[tuple[str, Mapping[str, Any] | None]]]  # target -> (version, recipe if it is told) of each
+Released = dict[str, list[tuple[str, Mapping[str, Any] | None]]]  # name -> (version, recipe if it is told) of each
 
 
 def _read(file: Path) -> tuple[str, str, Mapping[str, Any] | None]:
-    """Target, version and recipe. Raises StoreError."""
+    """Name, version and recipe. Raises StoreError."""
     try:
         built = read_json(file)["predicate"]["buildDefinition"]
         asked, inner = built["externalParameters"], built["internalParameters"]
-        steps = [{name: value for name, value in step.items() if name != "key"} for step in inner["steps"]]
+        steps = {name: [_without_key(step) for step in chain] for name, chain in inner["steps"].items()}
         told = {"origin": inner["origin"], "steps": steps} if "origin" in inner else None
-        return asked["target"], asked["version"], told
+        return asked["release"], asked["version"], told
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{paths.shown(file)} is no provenance of a release: {error}.",
             "It is damaged, or another program's.",
-            "Fetch it again, or remove it: a target without a release is due.",
+            "Fetch it again, or remove it: what was never released is due.",
         ) from error
+
+
+def _without_key(step: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in step.items() if name != "key"}
 
 
 def released(folder: Path) -> Released:
@@ -39,8 +43,8 @@ def released(folder: Path) -> Released:
         )
     found: Released = {}
     for file in sorted(folder.rglob(PROVENANCE)):
-        target, version, told = _read(file)
-        found.setdefault(target, []).append((version, told))
+        name, version, told = _read(file)
+        found.setdefault(name, []).append((version, told))
     return found
 
 
@@ -54,11 +58,14 @@ def _reasons(known: Sequence[tuple[str, Mapping[str, Any] | None]], now: Mapping
 
 
 def due(plan: Plan, names: Sequence[str], folder: Path) -> dict[str, list[str]]:
-    """Target -> why, of those that are due; one whose checkpoint cannot be read is, too: its build will say so. Raises StoreError."""
-    found, known = {}, released(folder)
+    """Name -> why, of those that are due; one whose checkpoint cannot be read is, too: its build will say so. Raises StoreError."""
+    found: dict[str, list[str]] = {}
+    known = released(folder)
     for name in names:
         try:
-            now = json.loads(canonical_json(recipe.of(plan.targets[name][1])))  # as a file has it
+            several = plan.releases[name].keys.targets if name in plan.releases else (name,)
+            now = recipe.of({target: plan.targets[target][1] for target in several})
+            now = json.loads(canonical_json(now))  # as a file has it
             found[name] = _reasons(known.get(name, []), now)
         except OnnxmakeError as error:
             found[name] = [f"it will fail: {error.fact}"]
@@ -69,4 +76,4 @@ def show(found: Mapping[str, Sequence[str]]) -> None:
     for name, (first, *more) in found.items():
         say(f"{name}: {first}{f' and {len(more)} more' if more else ''}")
     if not found:
-        say("nothing is due: every target's recipe is that of a release")
+        say("nothing is due: every recipe is that of a release")

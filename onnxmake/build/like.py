@@ -10,6 +10,7 @@ from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 
 FILES = ("path", "text", "calibration")  # keys that name a file, relative to the target's
+RELEASE = ".release.toml"  # how the name of a file ends that names targets to release together
 ONE = "A target is like one other in all that it does not write itself, one level deep."
 
 
@@ -26,9 +27,14 @@ def read(file: Path) -> tuple[str, dict[str, Any]]:
         ) from None
 
 
-def around(file: Path) -> dict[str, Path]:
-    """The targets of the file's folder, name -> file."""
-    return {other.stem: other for other in file.parent.glob("*.toml")}
+def description(text: str) -> str:
+    """A target file's first comment."""
+    return next((line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")), "")
+
+
+def inside(folder: Path) -> dict[str, Path]:
+    """The target files of a folder, name -> file; release files are none."""
+    return {file.stem: file for file in sorted(folder.glob("*.toml")) if not file.name.endswith(RELEASE)}
 
 
 def load(file: Path, files: Mapping[str, Path] | None = None, reader: Callable = read) -> tuple[str, dict[str, Any]]:
@@ -39,7 +45,7 @@ def load(file: Path, files: Mapping[str, Path] | None = None, reader: Callable =
     text, table = reader(file)
     if "like" not in table:
         return text, table
-    others = around(file) if files is None else files
+    others = inside(file.parent) if files is None else files
     own = {key: value for key, value in table.items() if key != "like"}
     return text, _liked(file, table["like"], others, reader) | own
 

@@ -10,11 +10,14 @@ OF_ONE = ("build", "show", "try", "bench", "bundle", "check", "search", "release
 def misnamed_by(plan: Plan, word: str) -> TargetError | None:
     """Why the word of a command line names nothing."""
     group, colon, name = word.partition(":")
-    known = {*plan.targets, *plan.broken}
+    known = {*plan.targets, *plan.broken, *(plan.releases if group in ("release", "show") else ())}
     if group in ("search", "release") and not colon:
         return TargetError(f"doit {group} is of one target.", "It takes long, or is for ever.", f"doit {group}:NAME")
     if group not in OF_ONE or not colon or {*name} & {*"*?["}:
         return None
+    if name not in known and name in plan.releases:
+        cause = "It names targets that are released together."
+        return TargetError(f"{name} is a release, not a target.", cause, f"doit release:{name}, or doit show:{name}.")
     if name not in known:
         cause = "A typing error, or its file is neither in targets/ nor in a folder of ONNXMAKE_TARGETS."
         return TargetError(f"No target is named {name!r}.", cause, nearest(name, known))

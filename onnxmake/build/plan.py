@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from onnxmake.build import paths
 from onnxmake.build.files import canonical_json, digest_text
+from onnxmake.build.releases import ReleaseFile
 from onnxmake.build.schema import nearest
 from onnxmake.build.source import Checkpoint, recorded
 from onnxmake.build.target import Target, Use
@@ -80,10 +81,11 @@ def steps_of(target: Target, checkpoint: Checkpoint) -> list[Step]:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every readable target with its steps, and the errors of the others."""
+    """Every readable target with its steps, the readable release files, and the errors of the others."""
 
     targets: dict[str, tuple[Target, list[Step]]]
     broken: dict[str, OnnxmakeError]
+    releases: dict[str, ReleaseFile] = field(default_factory=dict)  # of several targets
 
     @property
     def checkpoints(self) -> dict[str, Checkpoint]:

@@ -1,4 +1,4 @@
-"""The recipe of a target: what its result depends on, as far as that is known before anything is fetched or built.
+"""The recipe of a release: what its targets' results depend on, as far as that is known before anything is fetched or built.
 
 Equal recipes give equal results. Other ones may, too: a step that gives the same bytes after a change of its code is known by running it only.
 """
@@ -30,18 +30,26 @@ def of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"repo": checkpoint.source.repo, "revision": checkpoint.source.revision, "code": code}
 
 
-def of(steps: Sequence[Step]) -> dict[str, Any]:
-    """Of a target's steps as they are now. Raises as `of_checkpoint`."""
-    known = [of_step(key.known(step), step.use.files) for step in steps]
-    return {"origin": of_checkpoint(steps[0].checkpoint), "steps": known}
+def of(targets: Mapping[str, Sequence[Step]]) -> dict[str, Any]:
+    """Of targets of one checkpoint, by name, with their steps as they are now. Raises as `of_checkpoint`."""
+    known = {name: [of_step(key.known(step), step.use.files) for step in steps] for name, steps in targets.items()}
+    return {"origin": of_checkpoint(next(iter(targets.values()))[0].checkpoint), "steps": known}
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs, each as 'pass: path: old -> new'; empty where the results are equal."""
     lines = [f"source: {line}" for line in key.difference(old["origin"], new["origin"])]
-    passes = [[step["pass"] for step in one["steps"]] for one in (old, new)]
-    if passes[0] != passes[1]:
-        return [*lines, f"passes: {', '.join(passes[0])} -> {', '.join(passes[1])}"]
-    for before, after in zip(old["steps"], new["steps"]):
-        lines += [f"{after['pass']}: {line}" for line in key.difference(before, after)]
+    if old["steps"].keys() != new["steps"].keys():
+        return [*lines, f"targets: {', '.join(old['steps'])} -> {', '.join(new['steps'])}"]
+    for name, after in new["steps"].items():
+        of = f"{name}: " if new["steps"].keys() - {name} else ""
+        lines += [of + line for line in _difference(old["steps"][name], after)]
     return lines
+
+
+def _difference(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of the steps of a target."""
+    passes = [[step["pass"] for step in steps] for steps in (old, new)]
+    if passes[0] != passes[1]:
+        return [f"passes: {', '.join(passes[0])} -> {', '.join(passes[1])}"]
+    return [f"{after['pass']}: {line}" for before, after in zip(old, new) for line in key.difference(before, after)]

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 
 from onnxmake.build import bundle, check, image, measure, search, show, support, verify
+from onnxmake.build import releases as release_file
 from onnxmake.build.misnamed import misnamed_by
 from onnxmake.build.plan import Plan
 from onnxmake.build.tasks import Task, acting, failing, needs, task
@@ -32,6 +33,8 @@ def _asked(group: str) -> bool:
 def shows(plan: Plan) -> Iterator[Task]:
     for name, (target, _) in plan.targets.items() if _asked("show") else ():
         yield task(name, "print the target with all that it takes over and leaves to defaults", show.show, target)
+    for name, file in plan.releases.items() if _asked("show") else ():
+        yield task(name, "print the release file", release_file.show, file)
     for name, error in plan.broken.items() if _asked("show") else ():
         yield task(name, f"BROKEN: {error.fact}", failing, error)
 
@@ -106,10 +109,17 @@ def checks(plan: Plan) -> Iterator[Task]:
 
 
 def releases(plan: Plan) -> Iterator[Task]:
-    """Each stands outside the group: a version is for ever."""
-    for name, (target, chain) in plan.targets.items() if _asked("release") else ():
-        made = task(name, "pack the checked model with its papers", release.release, target, chain)
-        yield _alone(made, "release") | {"task_dep": [f"check:{name}"]}
+    """Of one target, or of those that a release file names. Each stands outside the group: a version is for ever."""
+    if not _asked("release"):
+        return
+    single = ((name, (name,), None) for name in plan.targets)
+    for name, several, file in (*single, *((name, file.keys.targets, file) for name, file in plan.releases.items())):
+        checks = [f"check:{target}" for target in several]
+        found = [plan.targets[target] for target in several]
+        made = task(name, "pack what was checked with its papers", release.release, found, file, task_dep=checks)
+        yield _named(made, f"release:{name}")
+    for name, error in plan.broken.items():
+        yield _named(task(name, f"BROKEN: {error.fact}", failing, error), f"release:{name}")
 
 
 def verifies(plan: Plan) -> Iterator[Task]:

@@ -144,7 +144,7 @@ def _check(table: dict, file: Path, files: Mapping[str, Path] | None, where: str
     """[check], which may name another target."""
     check = parse(Check, table, f"{where}: [check]")
     if check.than is not None:
-        others = {*(like.around(file) if files is None else files)} - {file.stem}
+        others = {*(like.inside(file.parent) if files is None else files)} - {file.stem}
         if check.than not in others:
             raise TargetError(
                 f"{where}: [check]: than = {check.than!r} is not the name of another target.",
@@ -203,11 +203,10 @@ def read_target(file: Path, files: Mapping[str, Path] | None = None, reader: Cal
             "The target does not begin with export.",
             'Add [[pass]] with use = "export" above it.',
         )
-    comment = next((line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")), "")
     return Target(
         file.stem,
         file,
-        comment,
+        like.description(text),
         head.device,
         parse(Source, table["source"], f"{where}: [source]"),
         uses,
@@ -232,7 +231,7 @@ def read_targets(folders: list[Path]) -> dict[str, Target | TargetError]:
                 "ONNXMAKE_TARGETS names it.",
                 "Correct ONNXMAKE_TARGETS, a list of folders.",
             )
-        files |= {file.stem: file for file in sorted(folder.glob("*.toml"))}
+        files |= like.inside(folder)
     reader = functools.cache(like.read)  # many are like one
     out: dict[str, Target | TargetError] = {}
     for name, file in files.items():

@@ -12,6 +12,7 @@ from doit.exceptions import TaskFailed
 
 from onnxmake.build import execute, key, locks, paths, prebuilt, source, support
 from onnxmake.build.plan import Plan, Step, checkpoint_of, steps_of
+from onnxmake.build.releases import read_releases
 from onnxmake.build.target import Target, read_targets
 from onnxmake.errors import OnnxmakeError
 
@@ -53,7 +54,9 @@ def load_plan() -> Plan:
         sys.exit(f"ERROR {error}")
     override = get_var("source")
     planned = {name: (t, steps_of(t, checkpoint_of(t, override))) for name, t in found.items() if isinstance(t, Target)}
-    return Plan(planned, {name: t for name, t in found.items() if isinstance(t, OnnxmakeError)})
+    broken: dict[str, OnnxmakeError] = {name: t for name, t in found.items() if isinstance(t, OnnxmakeError)}
+    releases, wrong = read_releases(paths.target_folders(), planned, broken)
+    return Plan(planned, broken | wrong, releases)
 
 
 def failure_of(function: Callable, *args, **options) -> str:

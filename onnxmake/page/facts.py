@@ -109,7 +109,7 @@ def _built(target: Target, steps: Sequence[Planned], releases: Sequence[Released
         results.of(target, manifest["files"]),
         reproduced.summary(target, manifest["files"]),
         measurements.past(target.name),
-        [release for release in releases if release.target == target.name],
+        [release for release in releases if target.name in release.targets],
     )
 
 

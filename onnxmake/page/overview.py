@@ -7,7 +7,7 @@ from onnxmake.build.verify import VERDICTS
 from onnxmake.page import architectures, charts, speeds
 from onnxmake.page.facts import Built, Site
 from onnxmake.page.markup import BLANK, Html, code, element, joined, linked, pill, table, tiles
-from onnxmake.page.released import Released
+from onnxmake.page.released import Released, is_of
 
 FIGURES = ("bits", "size_mb", "kl", "top1", "cosine", "prefill", "decode")  # columns of `doit compare`
 BEGIN = (
@@ -77,13 +77,13 @@ def _quality(site: Site) -> Html | None:
 
 
 def _release(site: Site, release: Released) -> list[Any]:
-    one = site.built.get(release.target)
-    same = one and dict(release.files) == {name: sha for name, (sha, _) in one.files.items()}
-    now = pill("as built now", "good") if same else pill("of another build") if one else BLANK
+    built = {name: site.built[name].files for name in release.targets if name in site.built}
+    same = len(built) == len(release.targets) and all(is_of(release, *one) for one in built.items())
+    now = pill("as built now", "good") if same else pill("of another build") if built else BLANK
     signed = pill("signed", "good") if release.signed else pill("not signed", "open")
-    name = linked(release.target) if one else release.target
+    names = [linked(name) if name in built else name for name in release.targets]
     return [
-        name,
+        joined(*[part for name in names for part in (", ", name)][1:]),
         release.version,
         f"{release.size / 1e6:,.1f}",
         release.licence or BLANK,
@@ -94,7 +94,7 @@ def _release(site: Site, release: Released) -> list[Any]:
 
 
 def _releases(site: Site) -> Html | None:
-    heads = ["target", "version", "size MB", "licence", "signature", "files", "folder"]
+    heads = ["targets", "version", "size MB", "licence", "signature", "files", "folder"]
     lines = [_release(site, release) for release in site.releases]
     return (
         element("section", element("h2", "Releases"), table("Releases", heads, [(None, lines)], [2])) if lines else None

@@ -1,6 +1,6 @@
 """What is in dist/releases, by each release's own papers."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,19 @@ class Released:
     """Which files it is of: name -> sha256. `size`: bytes of all of its files."""
 
     folder: str
-    target: str
+    name: str
+    targets: Collection[str]
     version: str
     files: Mapping[str, str]
     size: int
     licence: str
     signed: bool
+
+
+def is_of(release: Released, target: str, files: Mapping[str, tuple[str, int]]) -> bool:
+    """Whether it holds what is built of the target: name -> (sha256, bytes). One of several targets adds to their genai_config.json."""
+    kept = {sha for name, (sha, _) in files.items() if name != "genai_config.json" or len(release.targets) == 1}
+    return target in release.targets and kept <= {*release.files.values()}
 
 
 def read(folder: Path) -> Released:
@@ -30,7 +37,9 @@ def read(folder: Path) -> Released:
     files = {one["name"]: one["digest"]["sha256"] for one in paper["subject"]}
     named = licence.stated(folder).get("license", "").strip()
     signed = (folder / sums.SIGNATURE).exists()
-    return Released(folder.name, str(told["target"]), str(told["version"]), files, size, named, signed)
+    return Released(
+        folder.name, str(told["release"]), list(told["targets"]), str(told["version"]), files, size, named, signed
+    )
 
 
 def folders() -> list[Path]:

@@ -9,6 +9,7 @@ from onnxmake.build.files import canonical_json
 from onnxmake.build.process import EPOCH
 from onnxmake.release.facts import Facts, tool_version
 from onnxmake.release.licence import SPDX
+from onnxmake.release.part import Part
 
 
 def _hashes(digest: str) -> list[dict[str, str]]:
@@ -22,9 +23,9 @@ def _licences(facts: Facts) -> list[dict[str, Any]]:
     return [{"license": known | ({"url": link} if link.startswith("https://") else {})}]
 
 
-def _card(facts: Facts) -> dict[str, Any]:
+def _card(facts: Facts, part: Part) -> dict[str, Any]:
     """The model card in the BOM's form."""
-    told = facts.quality or {"metrics": {}}
+    told = part.quality or {"metrics": {}}
     metrics = [
         {"type": gates.METRICS[name][0], "value": gates.METRICS[name][1].format(value)}
         for name, value in told["metrics"].items()
@@ -37,6 +38,23 @@ def _card(facts: Facts) -> dict[str, Any]:
     return {"modelParameters": parameters} | (
         {"quantitativeAnalysis": {"performanceMetrics": metrics}} if metrics else {}
     )
+
+
+def _named(facts: Facts, name: str, description: str) -> dict[str, Any]:
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": name,
+        "name": name,
+        "version": facts.version,
+        "description": description,
+        "licenses": _licences(facts),
+    }
+
+
+def _model(facts: Facts) -> dict[str, Any]:
+    """What the BOM is of: a model, or one that consists of a variant for each device."""
+    models = [_named(facts, p.name, p.description) | {"modelCard": _card(facts, p)} for p in facts.parts]
+    return models[0] if len(models) == 1 else _named(facts, facts.name, facts.description) | {"components": models}
 
 
 def _origin(facts: Facts) -> dict[str, Any]:
@@ -57,22 +75,13 @@ def _origin(facts: Facts) -> dict[str, Any]:
 
 def bom(facts: Facts) -> dict[str, Any]:
     """Its number is of its content, its date the fixed one that all that is made here bears."""
-    model = {
-        "type": "machine-learning-model",
-        "bom-ref": facts.name,
-        "name": facts.name,
-        "version": facts.version,
-        "description": facts.description,
-        "licenses": _licences(facts),
-        "modelCard": _card(facts),
-    }
     files = [
-        {"type": "file", "bom-ref": name, "name": name, "hashes": _hashes(digest)}
-        for name, (digest, _) in facts.files.items()
+        {"type": "file", "bom-ref": name, "name": name, "hashes": _hashes(file.digest)}
+        for name, file in facts.files.items()
     ]
     libraries = [
         {"type": "library", "bom-ref": f"pkg:pypi/{n}@{v}", "name": n, "version": v, "purl": f"pkg:pypi/{n}@{v}"}
-        for n, v in facts.packages.items()
+        for n, v in facts.packages
     ]
     parts = [*files, _origin(facts), *libraries]
     out: dict[str, Any] = {
@@ -83,7 +92,7 @@ def bom(facts: Facts) -> dict[str, Any]:
         "metadata": {
             "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(EPOCH)),
             "tools": {"components": [{"type": "application", "name": "onnxmake", "version": tool_version()}]},
-            "component": model,
+            "component": _model(facts),
         },
         "components": parts,
         "dependencies": [{"ref": facts.name, "dependsOn": sorted(part["bom-ref"] for part in parts)}],

@@ -1,21 +1,24 @@
-"""All that a release's papers say, gathered once from records of a build that passed its check."""
+"""All that a release's papers say: of one target or of several of the same checkpoint, gathered once."""
 
 import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import history, paths, quality, recipe, reproduced, results, show, store
+from onnxmake.build import paths, recipe
 from onnxmake.build.files import canonical_json, digest_text
 from onnxmake.build.plan import Step
+from onnxmake.build.releases import ReleaseFile
 from onnxmake.build.settings import setting
 from onnxmake.build.source import DERIVED
 from onnxmake.build.target import Target
-from onnxmake.errors import CheckFailed, TargetError
+from onnxmake.errors import TargetError
 from onnxmake.release.licence import licence_of
+from onnxmake.release.package import File, contents
+from onnxmake.release.part import Part, part_of
 
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]*")
 TASKS = {  # how the name of an architecture ends -> the hub's name of what it is for
@@ -37,24 +40,19 @@ class Facts:
     name: str
     version: str
     description: str
-    device: str
     licence: Mapping[str, str]  # license, license_name, license_link
     repo: str | None  # of the checkpoint on the hub
     source: str  # the same with its commit, or the folder as the target names it
     revision: str | None
-    files: Mapping[str, tuple[str, int]]  # of the model: name -> digest, bytes
     checkpoint: Mapping[str, str]  # name -> digest
     config: Mapping[str, Any]  # the checkpoint's config.json
-    definition: str  # the target with every default, as TOML
-    steps: Sequence[Mapping[str, Any]]  # of the recipe, with their keys
-    quality: Mapping[str, Any] | None  # metrics, and of what
-    gates: Mapping[str, float]
-    again: Mapping[str, str]  # pass -> how a second build, elsewhere and without the store, compares; empty: not tried
-    origin: Mapping[str, Any] = field(default_factory=dict)  # of the recipe
+    origin: Mapping[str, Any]  # of the recipe
+    parts: Sequence[Part]  # one for each device
+    files: Mapping[str, File]  # of the models: name in the release -> file
 
     @property
     def generates(self) -> bool:
-        return "genai_config.json" in self.files
+        return all(part.generates for part in self.parts)
 
     @property
     def task(self) -> str:
@@ -66,13 +64,13 @@ class Facts:
     @property
     def locks(self) -> dict[str, str]:
         """Environment -> digest of its lock."""
-        return {step["environment"]["name"]: step["environment"]["lock"] for step in self.steps}
+        return {s["environment"]["name"]: s["environment"]["lock"] for part in self.parts for s in part.steps}
 
     @property
-    def packages(self) -> dict[str, str]:
-        """Name -> version, of all that is locked in the steps' environments."""
+    def packages(self) -> list[tuple[str, str]]:
+        """Name and version of all that is locked in the steps' environments."""
         texts = [(paths.CONTAINERS / name / "requirements.lock").read_text("utf-8") for name in self.locks]
-        return dict(sorted(package for text in texts for package in LOCKED.findall(text)))
+        return sorted({package for text in texts for package in LOCKED.findall(text)})
 
 
 def tool_version() -> str:
@@ -86,40 +84,46 @@ def base_image() -> tuple[str, str]:
     return name, digest
 
 
-def gathered(target: Target, steps: Sequence[Step]) -> Facts:
-    """Raises CheckFailed for what has not passed its check, SourceError where the licence is not known, TargetError."""
-    if reason := quality.lacking(target):
-        raise CheckFailed(
-            f"{target.name} is not released: {reason.splitlines()[0]}",
-            "A release is of exactly the bytes that were checked.",
-            f"doit check:{target.name}",
-        )
-    built, source, record = results.delivered(target), target.source, steps[0].checkpoint.record
-    if source.path:  # by its name: where it lies is nobody's business
-        source = replace(source, path=Path(source.path).name)
-    folder, files = Path(record["folder"]), {name: tuple(given) for name, given in sorted(built["files"].items())}
-    version = setting("version") or target.release.version or digest_text(canonical_json(files))[:12]
+def _licence(targets: Sequence[Target], folder: Path) -> dict[str, str]:
+    """Raises SourceError where nobody says it, TargetError where targets say different things."""
+    first, *others = targets
+    found = licence_of(folder, first.release.license, first.source.repo or str(first.source.path))
+    for other in others:
+        if licence_of(folder, other.release.license, first.name) != found:
+            raise TargetError(
+                f"{first.name} and {other.name} say different licences.",
+                "[release] license of one is not that of the other.",
+                "Correct it: a release is under one licence.",
+            )
+    return found
+
+
+def gathered(targets: Sequence[tuple[Target, Sequence[Step]]], file: ReleaseFile | None = None) -> Facts:
+    """Of one target, or of those that a release file names. Raises CheckFailed for what has not passed its check, SourceError where
+    the licence is not known, TargetError."""
+    of, steps = targets[0]
+    parts = [part_of(target, steps) for target, steps in targets]
+    source, record = of.source, steps[0].checkpoint.record
+    name, stated = (file.name, file.keys.version) if file else (of.name, of.release.version)
+    files = contents(name, parts)
+    listing = canonical_json({n: [f.digest, f.size] for n, f in files.items()})
+    version = setting("version") or stated or digest_text(listing)[:12]
     if not VERSION.fullmatch(version):
         raise TargetError(
             f"version = {version!r} is none.", "It becomes part of a folder's name.", "Write 1.0.0, for instance."
         )
-    documents = [(entry["key"], store.document(entry["key"])) for _, entry in history.chain(target.name)]
+    folder = Path(record["folder"])
     return Facts(
-        target.name,
+        name,
         version,
-        target.description,
-        target.device,
-        licence_of(folder, target.release.license, source.repo or str(source.path)),
+        file.description if file else of.description,
+        _licence([target for target, _ in targets], folder),
         source.repo,
-        f"{source.repo}@{source.revision}" if source.repo else str(source.path),
+        f"{source.repo}@{source.revision}" if source.repo else Path(source.path).name,
         source.revision,
-        files,
-        {name: sha for name, sha in sorted(record["files"].items()) if name not in DERIVED},
+        {n: sha for n, sha in sorted(record["files"].items()) if n not in DERIVED},
         json.loads((folder / "config.json").read_text("utf-8")),
-        show.toml(replace(target, source=source)),
-        [recipe.of_step(document, step.use.files) | {"key": k} for (k, document), step in zip(documents, steps)],
-        built["quality"],
-        target.check.gates,
-        {one["pass"]: one["verdict"] for one in (reproduced.summary(target, built["files"]) or {"steps": []})["steps"]},
         recipe.of_checkpoint(steps[0].checkpoint),
+        parts,
+        files,
     )

@@ -25,7 +25,9 @@ def _blob(out: Path, content: bytes) -> dict[str, Any]:
 
 def _layer(file: Path, name: str, digest: str, out: Path) -> dict[str, Any]:
     kind = "doc" if name.endswith((".cdx.json", ".intoto.json")) else KINDS.get(file.suffix, "doc")
-    place(file, out / "blobs" / "sha256" / digest, link=True)
+    blob = out / "blobs" / "sha256" / digest
+    if not blob.exists():  # variants may have files in common
+        place(file, blob, link=True)
     size = file.stat().st_size
     described = {"mediaType": f"{MODEL}.{kind}.v1.raw", "digest": f"sha256:{digest}", "size": size}
     return described | {"annotations": {PATH: name}}

@@ -27,20 +27,23 @@ def _dependencies(facts: Facts) -> Iterator[dict[str, Any]]:
 
 def statement(facts: Facts) -> dict[str, Any]:
     """No date, no machine, no runner: two builds of the same say the same."""
+    steps = {part.name: [*part.steps] for part in facts.parts}
+    definitions = {part.name: part.definition for part in facts.parts}
+    keys = [step["key"] for chain in steps.values() for step in chain]
     return {
         "_type": STATEMENT,
-        "subject": [_resource(name, digest) for name, (digest, _) in facts.files.items()],
+        "subject": [_resource(name, file.digest) for name, file in facts.files.items()],
         "predicateType": PREDICATE,
         "predicate": {
             "buildDefinition": {
                 "buildType": BUILD,
-                "externalParameters": {"target": facts.name, "version": facts.version, "definition": facts.definition},
-                "internalParameters": {"steps": [*facts.steps], "origin": facts.origin},
+                "externalParameters": {"release": facts.name, "version": facts.version, "targets": definitions},
+                "internalParameters": {"origin": facts.origin, "steps": steps},
                 "resolvedDependencies": [*_dependencies(facts)],
             },
             "runDetails": {
                 "builder": {"id": BUILDER, "version": {"onnxmake": tool_version()}},
-                "metadata": {"invocationId": digest_text(canonical_json([step["key"] for step in facts.steps]))},
+                "metadata": {"invocationId": digest_text(canonical_json(keys))},
             },
         },
     }

@@ -1,4 +1,4 @@
-"""`doit release:NAME`: what is in dist/NAME and passed its check, with its papers, in dist/releases/NAME-VERSION."""
+"""`doit release:NAME`: what is in dist/ and passed its check, with its papers, in dist/releases/NAME-VERSION."""
 
 import os
 import shutil
@@ -9,11 +9,12 @@ from pathlib import Path
 from onnxmake.build import locks, paths, store
 from onnxmake.build.files import canonical_json, place, storage_errors
 from onnxmake.build.plan import Step
+from onnxmake.build.releases import ReleaseFile
 from onnxmake.build.report import say
-from onnxmake.build.settings import setting
+from onnxmake.build.settings import choice, setting
 from onnxmake.build.target import Target
 from onnxmake.errors import StoreError
-from onnxmake.release import bom, card, facts, oci, provenance, received, signature, sums
+from onnxmake.release import archive, bom, card, facts, oci, provenance, received, signature, sums
 from onnxmake.release.facts import Facts
 
 
@@ -22,10 +23,10 @@ def folder_of(told: Facts) -> Path:
 
 
 def _write(told: Facts, licences: Sequence[Path], out: Path) -> None:
-    for name in told.files:
-        place(paths.DIST / told.name / name, out / name, link=False)
-    for file in licences:
-        place(file, out / file.name, link=False)
+    for name, file in told.files.items():
+        file.write(out / name)
+    for text in licences:
+        place(text, out / text.name, link=False)
     (out / sums.CARD).write_text(card.card(told), "utf-8", newline="\n")
     (out / sums.BOM).write_text(canonical_json(bom.bom(told)), "utf-8", newline="\n")
     (out / sums.PROVENANCE).write_text(canonical_json(provenance.statement(told)), "utf-8", newline="\n")
@@ -56,11 +57,14 @@ def _commit(told: Facts, work: Path, final: Path) -> None:
     say(f"  as an OCI image layout: {paths.shown(layout)}; python -m onnxmake verify {paths.shown(final)}")
 
 
-def release(target: Target, steps: Sequence[Step]) -> None:
-    """Of a target that is built and checked. Raises CheckFailed, SourceError, StoreError, TargetError."""
-    told, key = facts.gathered(target, steps), setting("key")
-    source = Path(steps[0].checkpoint.record["folder"])
-    licences = sorted(file for pattern in ("LICENSE*", "NOTICE*") for file in source.glob(pattern) if file.is_file())
+def release(targets: Sequence[tuple[Target, Sequence[Step]]], file: ReleaseFile | None = None) -> None:
+    """Of one target with its steps, or of those that a release file names; they are built and checked. Raises CheckFailed,
+    EnvironmentMissing, SourceError, StoreError, TargetError."""
+    told, key, wanted = facts.gathered(targets, file), setting("key"), choice("archive", ("no", "yes")) == "yes"
+    if wanted:
+        archive.compressor()  # before anything is there
+    source = Path(targets[0][1][0].checkpoint.record["folder"])
+    licences = sorted(text for pattern in ("LICENSE*", "NOTICE*") for text in source.glob(pattern) if text.is_file())
     with storage_errors("make the release"):
         work = Path(tempfile.mkdtemp(dir=locks.scratch(paths.DIST)))
         try:
@@ -70,5 +74,7 @@ def release(target: Target, steps: Sequence[Step]) -> None:
                 signature.sign(work / "new", Path(key))
             received.verify(work / "new")  # what goes out is what its receiver will take
             _commit(told, work / "new", folder_of(told))
+            if wanted:
+                archive.pack(folder_of(told), work / "archive")
         finally:
             shutil.rmtree(work, ignore_errors=True)

@@ -19,8 +19,8 @@ def digest(file: Path) -> str:
 
 
 def listed(folder: Path) -> list[str]:
-    """Names of the files that count, in order."""
-    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    """Names of the files that count, in order, and of links, whatever they lead to."""
+    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
     return sorted(name for name in found if name not in (FILE, SIGNATURE))
 
 
