@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -109,6 +110,36 @@ def test_lines_are_cut_at_the_window_and_no_more_than_have_the_tokens_asked_for(
     made = texts.batches(Words(), "\n".join(["1 2 3 4 5", "6", "7 8"] * 20), 3, 60, 0, False)
     assert sum(int(batch["attention_mask"].sum()) for batch in made) == 60
     assert [len(batch["input_ids"]) for batch in made] == [16, 14] and made[0]["input_ids"].shape[1] == 3
+
+
+def test_lines_fill_the_sizes_that_a_model_is_fixed_to():
+    text = "1 2 3 4 5\n6\n7 8"
+    made = texts.batches(Words(), text, 9, 100, 0, True, (1, 4))
+    assert [batch["input_ids"].tolist() for batch in made] == [[[1, 2, 3, 4]], [[6, 0, 0, 0]], [[7, 8, 0, 0]]]
+    (batch,) = texts.batches(Words(), text, 9, 100, 0, True, (2, None))  # the third line has no second beside it
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]
+    with pytest.raises(TargetError, match="The text has 3 lines, and the model takes 4 at a time"):
+        texts.batches(Words(), text, 9, 100, 0, True, (4, None))
+
+
+class Fixed:
+    """A decoder's session, as far as it is asked for its inputs."""
+
+    def __init__(self, ids, mask, past):
+        names = {"input_ids": ids, "attention_mask": mask, "past_key_values.0.key": ["batch", 2, past, 4]}
+        self.inputs = [SimpleNamespace(name=name, shape=shape) for name, shape in names.items()]
+
+    def get_inputs(self):
+        return self.inputs
+
+
+def test_a_decoder_of_fixed_sizes_is_evaluated_where_it_takes_a_window():
+    evaluate._need_window(Fixed(["batch", "sequence"], ["batch", "total"], "past"), 8)
+    evaluate._need_window(Fixed([1, 8], [1, "total"], "past"), 8)
+    with pytest.raises(UnsupportedError, match=r"(?s)takes input_ids of \[1, 4\].*gives \[1, 8\].*window = 4"):
+        evaluate._need_window(Fixed([1, 4], [1, "total"], "past"), 8)
+    with pytest.raises(UnsupportedError, match="takes a past of one length only"):
+        evaluate._need_window(Fixed([1, 8], [1, "total"], 7), 8)
 
 
 def test_a_checkpoint_without_a_tokenizer_is_an_error(tmp_path):

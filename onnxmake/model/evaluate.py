@@ -76,6 +76,25 @@ def of_batches(session: Any, references: References, feeds: list[dict[str, np.nd
     return {"metrics": similarity.summary(cosines, same), "counted": counted, "of": of}
 
 
+def _need_window(session: Any, window: int) -> None:
+    """Raises UnsupportedError where shapes of a decoder are fixed so that it takes no window of a text at once."""
+    takes = {i.name: i.shape for i in session.get_inputs()}
+    asked = {"input_ids": (1, window), "attention_mask": (1, window)}
+    for name, sizes in asked.items():
+        if any(isinstance(fixed, int) and fixed != size for fixed, size in zip(takes.get(name, ()), sizes)):
+            raise UnsupportedError(
+                f"The model takes {name} of {takes[name]}, and an evaluation gives {list(sizes)}.",
+                "fix_shapes gave it these sizes.",
+                f"Write window = {takes['input_ids'][1]} under [check], or check a target whose sizes are free.",
+            )
+    if any(isinstance(i.shape[2], int) for i in session.get_inputs() if i.name.endswith((".key", ".value"))):
+        raise UnsupportedError(
+            "The model takes a past of one length only, and an evaluation begins without one.",
+            "fix_shapes gave it that size.",
+            "Check a target whose past is free.",
+        )
+
+
 def _examples(session: Any) -> list[dict[str, np.ndarray]]:
     """Random pictures or sounds, in float32 what the model reads."""
     made = [latency.inputs(session, 1, 1, seed) for seed in range(EXAMPLES)]
@@ -109,10 +128,12 @@ def evaluate(
         )
     tokenizer, written = texts.tokenizer_of(source), Path(text).read_text("utf-8")
     if generates(session):
+        _need_window(session, window)
         rows, first = texts.windows(tokenizer, written, window, stride, max_tokens, whole)
         return of_windows(session, references, rows, first)
     padding = json.loads((source / "config.json").read_text("utf-8")).get("pad_token_id") or 0
-    feeds = texts.batches(tokenizer, written, window, max_tokens, padding, whole)
+    fixed = latency.fixed_sizes(session)
+    feeds = texts.batches(tokenizer, written, window, max_tokens, padding, whole, (fixed[0], fixed[1]))
     return of_batches(session, references, feeds, "lines")
 
 

@@ -31,6 +31,12 @@ def inputs(session: Any, tokens: int, vocabulary: int, seed: int = 0) -> dict[st
     return feed
 
 
+def fixed_sizes(session: Any) -> list[int | None]:
+    """Batch and tokens of input_ids, where the model takes no other."""
+    shape = next((i.shape for i in session.get_inputs() if i.name == "input_ids"), [None, None])
+    return [size if isinstance(size, int) else None for size in shape]
+
+
 def runs(
     folder: str, device: str, prompt_tokens: Sequence[int], repeats: int
 ) -> tuple[float, list[tuple[int, list[float]]]]:
@@ -40,8 +46,8 @@ def runs(
     loaded = time.perf_counter() - started
     text = any(i.name == "input_ids" for i in session.get_inputs())
     vocabulary, longest = setting(folder, "vocab_size", 1000), setting(folder, "max_position_embeddings", 512)
-    timed = []
-    for count in dict.fromkeys(min(count, longest) for count in prompt_tokens) if text else [1]:
+    timed, only = [], fixed_sizes(session)[-1]
+    for count in dict.fromkeys(only or min(count, longest) for count in prompt_tokens) if text else [1]:
         feed, seconds = inputs(session, count, vocabulary), []
         for _ in range(repeats + 1):  # the first warms up
             started = time.perf_counter()

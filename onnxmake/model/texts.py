@@ -66,24 +66,41 @@ def window_feed(row: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def batches(
-    tokenizer: Tokenizer, text: str, window: int, max_tokens: int, padding: int, whole: bool
+    tokenizer: Tokenizer,
+    text: str,
+    window: int,
+    max_tokens: int,
+    padding: int,
+    whole: bool,
+    fixed: tuple[int | None, int | None] = (None, None),
 ) -> list[dict[str, np.ndarray]]:
     """An encoder's inputs for the text's lines, BATCH of them at a time, filled up with the token `padding`; lines of more than
     `window` tokens are cut, and there are as many lines as have `max_tokens`.
 
-    `whole`: a shorter text is taken as it is. Raises TargetError for one that is too short.
+    `whole`: a shorter text is taken as it is. `fixed`: lines of each batch and tokens of each line, where the model takes no others.
+    Raises TargetError for a text that is too short.
     """
-    tokenizer.enable_truncation(window)
+    size, length = fixed[0] or BATCH, fixed[1]
+    tokenizer.enable_truncation(min(window, length or window))
     lines = tokenizer.encode_batch([line.strip() for line in text.splitlines() if line.strip()])
     reached = list(itertools.accumulate(len(line.ids) for line in lines))
     if not reached or (reached[-1] < max_tokens and not whole):
         raise _too_short(reached[-1] if reached else 0, max_tokens)
     lines = lines[: sum(count < max_tokens for count in reached) + 1]
-    return [_padded(lines[start : start + BATCH], padding) for start in range(0, len(lines), BATCH)]
+    groups = [lines[start : start + size] for start in range(0, len(lines), size)]
+    if fixed[0] is not None:  # one that is not full could not be run
+        groups = [group for group in groups if len(group) == size]
+    if not groups:
+        raise TargetError(
+            f"The text has {len(lines)} lines, and the model takes {size} at a time.",
+            "fix_shapes gave its batch that size.",
+            "Name a longer text under [check].",
+        )
+    return [_padded(group, padding, length) for group in groups]
 
 
-def _padded(lines: Sequence, padding: int) -> dict[str, np.ndarray]:
-    longest = max(len(line.ids) for line in lines)
+def _padded(lines: Sequence, padding: int, length: int | None) -> dict[str, np.ndarray]:
+    longest = length or max(len(line.ids) for line in lines)
 
     def filled(field: str, value: int) -> np.ndarray:
         return np.array([(row := getattr(line, field)) + [value] * (longest - len(row)) for line in lines], np.int64)
