@@ -140,7 +140,7 @@ def test_each_target_must_have_passed_its_check(checked, file):
 
 def test_where_tokenizers_differ_each_variant_keeps_its_own(checked, monkeypatch):
     monkeypatch.setattr(package, "ONE_S_OWN", (*package.ONE_S_OWN, "tokenizer_config.json"))
-    parts = [release.facts.part_of(target) for target, _ in checked]
+    parts = [release.facts.part_of(*both) for both in checked]
     kept = package.contents("x", parts)
     assert "cpu/tokenizer_config.json" in kept and "cpu/tokenizer.json" not in kept
     parts[1].files["tokenizer.json"] = ("0" * 64, 1)
@@ -152,7 +152,7 @@ def test_where_tokenizers_differ_each_variant_keeps_its_own(checked, monkeypatch
 def test_a_device_without_an_execution_provider_of_a_name_is_refused(checked, monkeypatch):
     monkeypatch.setattr(package, "device", lambda name: type(device(name))("NPU"))
     with pytest.raises(TargetError, match="containers/cpu/device.toml has no ep"):
-        package.contents("x", [release.facts.part_of(target) for target, _ in checked])
+        package.contents("x", [release.facts.part_of(*both) for both in checked])
 
 
 CPU = '# Mine.\nlike = "tiny-int4-cpu"\n'

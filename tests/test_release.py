@@ -323,7 +323,7 @@ def test_an_unknown_licence_is_refused_unless_the_target_states_one(tmp_path):
 )
 def test_what_a_model_is_for_is_said_as_the_hub_says_it(files, architecture, task):
     made = part.Part(*[None] * 3, dict.fromkeys(files), *[None] * 5)
-    told = facts.Facts(*[None] * 8, {"architectures": architecture and [architecture]}, [made], {})
+    told = facts.Facts(*[None] * 8, {"architectures": architecture and [architecture]}, {}, [made], {})
     assert told.task == task
 
 
