@@ -1,6 +1,6 @@
 """onnxmake: make for ONNX models. `doit list` shows the targets, `doit build:tiny-int4-cpu` builds one."""
 
-from onnxmake.build import runs, tasks
+from onnxmake.build import publishing, runs, tasks
 
 DOIT_CONFIG = tasks.CONFIG
 PLAN = tasks.load_plan()
@@ -69,6 +69,11 @@ def task_check():
 def task_release():
     """checked target -> dist/releases/<target>-<version>, with version=V key=FILE.pem"""
     yield from runs.releases(PLAN)
+
+
+def task_publish():
+    """a release -> registry, hub or folder, with to=oci://HOST/REPO|hf://OWNER/NAME|dir://PATH version=V go=yes"""
+    yield from publishing.publishes(PLAN)
 
 
 def task_verify():

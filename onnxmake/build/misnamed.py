@@ -3,18 +3,32 @@
 from onnxmake.build.plan import Plan
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
+from onnxmake.release.found import releases
 
-OF_ONE = ("build", "show", "try", "bench", "bundle", "check", "search", "release", "verify")  # groups of targets
+OF_ONE = (
+    "build",
+    "show",
+    "try",
+    "bench",
+    "bundle",
+    "check",
+    "search",
+    "release",
+    "verify",
+    "publish",
+)  # groups of targets
 
 
 def misnamed_by(plan: Plan, word: str) -> TargetError | None:
     """Why the word of a command line names nothing."""
     group, colon, name = word.partition(":")
     known = {*plan.targets, *plan.broken}
-    if group in ("search", "release") and not colon:
+    if group in ("search", "release", "publish") and not colon:
         return TargetError(f"doit {group} is of one target.", "It takes long, or is for ever.", f"doit {group}:NAME")
     if group not in OF_ONE or not colon or {*name} & {*"*?["}:
         return None
+    if group == "publish":  # a release may be there whose target is not, or that is of several
+        known |= {release.name for release in releases()}
     if name not in known:
         cause = "A typing error, or its file is neither in targets/ nor in a folder of ONNXMAKE_TARGETS."
         return TargetError(f"No target is named {name!r}.", cause, nearest(name, known))
