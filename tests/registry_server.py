@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         if isinstance(fault, int):
-            self.answer(fault, [], b"")
+            self.answer(fault, [("Range", "0-0")], b"")
             return
         link = http.client.HTTPConnection("127.0.0.1", self.proxy.behind, timeout=20)
         link.request(self.command, self.path, body, dict(self.headers))

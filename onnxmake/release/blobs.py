@@ -25,7 +25,7 @@ def has(registry: Registry, digest: str) -> bool:
 def _place(answer: Any, at: int) -> tuple[str, int]:
     """Where an upload goes on and from which byte, as the answer says, or else `at`. 0-0 is how registries say that nothing is there."""
     end = int(answer.headers.get("Range", f"0-{at - 1}").rpartition("-")[2] or 0)
-    return urljoin(answer.url, answer.headers["Location"]), end + 1 if end > 0 else 0
+    return urljoin(answer.url, answer.headers.get("Location", "")), end + 1 if end > 0 else 0
 
 
 def _begun(registry: Registry) -> tuple[str, int]:
@@ -38,7 +38,7 @@ def _begun(registry: Registry) -> tuple[str, int]:
 def _asked(registry: Registry, url: str) -> tuple[str, int] | None:
     """Where a broken upload goes on; None where it is gone."""
     answer = registry.request("GET", url)
-    return _place(answer, 0) if answer.status_code == 204 and "Location" in answer.headers else None
+    return _place(answer, 0) if answer.status_code == 204 else None
 
 
 def _note_of(registry: Registry, blob: Blob) -> Path:
@@ -61,7 +61,7 @@ def _chunk(registry: Registry, blob: Blob, url: str, at: int, chunk: bytes) -> A
 
 def send(registry: Registry, blob: Blob, through: Callable[[int], None]) -> None:
     """`through` is told how many of its bytes have arrived. Raises PublishError."""
-    note, failures = _note_of(registry, blob), 0
+    note, failures, furthest = _note_of(registry, blob), 0, 0
     place = _asked(registry, note.read_text("utf-8")) if note.exists() else None
     with open(blob.file, "rb") as content:
         while True:
@@ -75,6 +75,9 @@ def send(registry: Registry, blob: Blob, through: Callable[[int], None]) -> None
                     registry.refused(answer, f"take {blob.name}")
                 if answer.status_code in (404, 416):  # it has lost the upload, or has more or less of it than it said
                     raise Lost(f"{answer.status_code} {answer.reason}")
+                place = _place(answer, at + len(chunk))
+                if answer.status_code == 202 and place[1] <= at:
+                    raise Lost(f"it keeps nothing of {blob.name}")
             except Lost as error:
                 registry.wait(failures, error)
                 failures += 1
@@ -84,9 +87,8 @@ def send(registry: Registry, blob: Blob, through: Callable[[int], None]) -> None
                 continue
             if answer.status_code == 201:
                 break
-            place, failures = _place(answer, at + len(chunk)), 0
-            if place[1] <= at:
-                registry.refused(answer, f"take {blob.name}")
+            if place[1] > furthest:  # what begins anew again and again fails in the end
+                furthest, failures = place[1], 0
             write_atomically(note, place[0])
             through(place[1])
     note.unlink(missing_ok=True)
