@@ -1,6 +1,6 @@
 """onnxmake: make for ONNX models. `doit list` shows the targets, `doit build:tiny-int4-cpu` builds one."""
 
-from onnxmake.build import publishing, runs, tasks
+from onnxmake.build import runs, tasks
 
 DOIT_CONFIG = tasks.CONFIG
 PLAN = tasks.load_plan()
@@ -73,7 +73,7 @@ def task_release():
 
 def task_publish():
     """a release -> registry, hub or folder, with to=oci://HOST/REPO|hf://OWNER/NAME|dir://PATH version=V go=yes"""
-    yield from publishing.publishes(PLAN)
+    yield from runs.publishes(PLAN)
 
 
 def task_verify():

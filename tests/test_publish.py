@@ -22,7 +22,7 @@ from onnxmake.build import paths
 from onnxmake.build.misnamed import misnamed_by
 from onnxmake.build.plan import Plan
 from onnxmake.errors import CheckFailed, EnvironmentMissing, OnnxmakeError, PublishError, StoreError, TargetError
-from onnxmake.release import blobs, oci, publish, sums
+from onnxmake.release import blobs, oci, publish, received, signature, sums
 from onnxmake.release import registry as transport
 from onnxmake.release.found import releases
 
@@ -473,7 +473,7 @@ def test_a_folder_gets_all_or_nothing_and_only_once(release, go, tmp_path, monke
     assert content(final) == content(release.folder) and verified(final, monkeypatch) == 0
     assert content(final.with_name(release.layout.name)) == content(release.layout)
     assert {p.name for p in final.parent.iterdir()} == {final.name, release.layout.name}
-    assert "is there already, the same" in go(to) and "there already" in go(to, "no")
+    assert "is there already, the same" in go(to) and "All of it is there already." in go(to, "no")
     shutil.rmtree(final.with_name(release.layout.name))
     go(to)
     assert content(final.with_name(release.layout.name)) == content(release.layout)
@@ -507,10 +507,27 @@ def test_a_folder_that_cannot_be_written_is_named(release, go, tmp_path):
         go(f"dir://{tmp_path}/file/to")
 
 
+def test_what_the_hub_lays_beside_a_signed_release_is_left_alone_and_nothing_else(release, tmp_path):
+    private, public = tmp_path / "own.pem", tmp_path / "own.pub"
+    named = ["-name", "prime256v1", "-genkey", "-noout", "-out", private]
+    subprocess.run(["openssl", "ecparam", *named], check=True)
+    subprocess.run(["openssl", "ec", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
+    signature.sign(release.folder, private)
+    for name in (".gitattributes", ".cache/huggingface/download/model.onnx.metadata"):
+        (release.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (release.folder / name).write_text("")
+    assert received.verify(release.folder, public)[-1] == "model.sig: signed by own.pub"
+    for name in (".gitattributes.py", ".cache/other"):
+        (release.folder / name).write_text("")
+        with pytest.raises(CheckFailed, match=f"{name} is not in SHA256SUMS"):
+            received.verify(release.folder)
+        (release.folder / name).unlink()
+
+
 def test_names_of_releases_are_known_beside_those_of_targets(output):
     make_release(name="of-several")
-    plan = Plan({}, {})
-    assert misnamed_by(plan, "publish:of-several") is None
-    assert "of-several" in str(misnamed_by(plan, "publish:of-severl"))
+    plan, names = Plan({}, {}), [one.name for one in releases()]
+    assert misnamed_by(plan, "publish:of-several", names) is None
+    assert "of-several" in str(misnamed_by(plan, "publish:of-severl", names))
     error = misnamed_by(plan, "publish")
     assert isinstance(error, OnnxmakeError) and "is of one target" in error.fact

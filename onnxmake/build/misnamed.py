@@ -1,9 +1,10 @@
 """Words of a command line that name no task."""
 
+from collections.abc import Collection
+
 from onnxmake.build.plan import Plan
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
-from onnxmake.release.found import releases
 
 OF_ONE = (
     "build",
@@ -19,8 +20,8 @@ OF_ONE = (
 )  # groups of targets
 
 
-def misnamed_by(plan: Plan, word: str) -> TargetError | None:
-    """Why the word of a command line names nothing."""
+def misnamed_by(plan: Plan, word: str, released: Collection[str] = ()) -> TargetError | None:
+    """Why the word of a command line names nothing. `released`: names that have a release."""
     group, colon, name = word.partition(":")
     known = {*plan.targets, *plan.broken}
     if group in ("search", "release", "publish") and not colon:
@@ -28,7 +29,7 @@ def misnamed_by(plan: Plan, word: str) -> TargetError | None:
     if group not in OF_ONE or not colon or {*name} & {*"*?["}:
         return None
     if group == "publish":  # a release may be there whose target is not, or that is of several
-        known |= {release.name for release in releases()}
+        known |= {*released}
     if name not in known:
         cause = "A typing error, or its file is neither in targets/ nor in a folder of ONNXMAKE_TARGETS."
         return TargetError(f"No target is named {name!r}.", cause, nearest(name, known))

@@ -58,6 +58,9 @@ def _show(release: Released, seen: Seen, to: str) -> None:
     )
     if seen.note:
         say(seen.note)
+    if all(i.there for i in seen.items):
+        say("All of it is there already.")
+        return
     todo = sum(i.size for i in seen.items if not i.there)
     say(f"Nothing was sent; at most {todo / 1e6:,.1f} MB would be. To send it:")
     say(f"  doit publish:{release.name} version={shlex.quote(release.version)} to={shlex.quote(to)} go=yes")
