@@ -14,6 +14,7 @@ from onnxmake.release.facts import Facts
 MODEL = "application/vnd.cncf.model"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 PATH = "org.cncf.model.filepath"
+TITLE = "org.opencontainers.image.title"  # by which `oras pull` names files
 CHANGED = "It was changed after it was made, or lost a part."
 KINDS = {".onnx": "weight", ".data": "weight", ".json": "weight.config", ".md": "doc"}  # by suffix; the rest is doc
 
@@ -30,7 +31,7 @@ def _layer(file: Path, name: str, digest: str, out: Path) -> dict[str, Any]:
     place(file, out / "blobs" / "sha256" / digest, link=True)
     size = file.stat().st_size
     described = {"mediaType": f"{MODEL}.{kind}.v1.raw", "digest": f"sha256:{digest}", "size": size}
-    return described | {"annotations": {PATH: name}}
+    return described | {"annotations": {PATH: name, TITLE: name}}
 
 
 def lay_out(facts: Facts, folder: Path, out: Path) -> None:
