@@ -470,7 +470,7 @@ def test_a_folder_gets_all_or_nothing_and_only_once(release, go, tmp_path, monke
     assert content(final) == content(release.folder) and verified(final, monkeypatch) == 0
     assert content(final.with_name(release.layout.name)) == content(release.layout)
     assert {p.name for p in final.parent.iterdir()} == {final.name, release.layout.name}
-    assert "is there already, the same" in go(to) and "All of it is there already." in go(to, "no")
+    assert "is there already, the same" in go(to) and "Nothing is left to send." in go(to, "no")
     shutil.rmtree(final.with_name(release.layout.name))
     go(to)
     assert content(final.with_name(release.layout.name)) == content(release.layout)

@@ -61,7 +61,7 @@ def test_the_hub_gives_back_what_was_released_by_its_version(hub, release, go, t
     assert TOKEN not in out + logs
     hub.asked.clear()
     assert "is there already, the same" in go() and set(hub.asked) == {"info"}
-    assert go(go="no").count("there already") == len(content(release.folder))
+    assert go(go="no").count("there already") == len(content(release.folder)) + 1
 
 
 def test_a_version_is_of_one_content(hub, release, go):
@@ -108,6 +108,7 @@ def test_an_upload_that_broke_goes_on_with_what_the_hub_has(hub, release, go):
 
 def test_a_run_that_ended_before_the_tag_only_tags(hub, release, go):
     commit = hub.write(REPO, "main", content(release.folder))
+    assert "go=yes" in go(go="no")
     go()
     assert hub.refs[REPO]["1.0.0"] == commit and not hub.asked["commit"] and not hub.received
 

@@ -59,7 +59,7 @@ def _show(release: Released, seen: Seen, to: str) -> None:
     if seen.note:
         say(seen.note)
     if all(i.there for i in seen.items):
-        say("All of it is there already.")
+        say("Nothing is left to send.")
         return
     todo = sum(i.size for i in seen.items if not i.there)
     say(f"Nothing was sent; at most {todo / 1e6:,.1f} MB would be. To send it:")

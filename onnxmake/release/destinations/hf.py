@@ -41,7 +41,8 @@ def look(release: Released, where: str) -> Seen:
     if told["there"] is None:
         return Seen(items, "What is there is not known: there is no such model, or it is private.")
     note = f"Of the branch, these files go: {', '.join(told['others'])}." if told["others"] else ""
-    return Seen([item._replace(there=item.name in told["there"]) for item in items], note)
+    tag = Item(f"tag {release.version}", 0, "", told["same"])
+    return Seen([*(item._replace(there=item.name in told["there"]) for item in items), tag], note)
 
 
 def send(release: Released, where: str) -> None:
