@@ -71,6 +71,11 @@ def task_release():
     yield from runs.releases(PLAN)
 
 
+def task_publish():
+    """a release -> registry, hub or folder, with to=oci://HOST/REPO|hf://OWNER/NAME|dir://PATH version=V go=yes"""
+    yield from runs.publishes(PLAN)
+
+
 def task_verify():
     """build a second time, elsewhere and without the store: is it the same?"""
     yield from runs.verifies(PLAN)

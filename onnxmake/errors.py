@@ -52,6 +52,10 @@ class ObjectLost(StoreError):
     """A file that was in the store is gone from it, or is not what it was; its step can make it again."""
 
 
+class PublishError(OnnxmakeError):
+    """A release does not come to where it is to go: refused, not reached, cut off."""
+
+
 class EnvironmentMissing(OnnxmakeError):
     """A locked environment cannot be made."""
 

@@ -24,6 +24,7 @@ doit compare NAME ...           methods side by side              (doit compare:
 doit report                     all of that as a page: build/report/index.html
 doit search:NAME                try the options that its [search] names, keep what nothing beats
 doit release:NAME               check it and pack it with its papers: version=1.0.0 key=FILE.pem archive=yes
+doit publish:NAME               bring a release elsewhere: to=oci://HOST/REPO, hf://OWNER/NAME or dir://PATH, go=yes
 doit bundle:NAME                pack it to measure it where its device is
 doit image:NAME                 an environment as an image        (doit image: all of them)
 doit support                    which architectures are proven    (doit sweep:NAME: prove one anew)

@@ -1,20 +1,35 @@
 """Words of a command line that name no task."""
 
+from collections.abc import Collection
+
 from onnxmake.build.plan import Plan
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 
-OF_ONE = ("build", "show", "try", "bench", "bundle", "check", "search", "release", "verify")  # groups of targets
+OF_ONE = (
+    "build",
+    "show",
+    "try",
+    "bench",
+    "bundle",
+    "check",
+    "search",
+    "release",
+    "verify",
+    "publish",
+)  # groups of targets
 
 
-def misnamed_by(plan: Plan, word: str) -> TargetError | None:
-    """Why the word of a command line names nothing."""
+def misnamed_by(plan: Plan, word: str, released: Collection[str] = ()) -> TargetError | None:
+    """Why the word of a command line names nothing. `released`: names that have a release."""
     group, colon, name = word.partition(":")
-    known = {*plan.targets, *plan.broken, *(plan.releases if group in ("release", "show") else ())}
-    if group in ("search", "release") and not colon:
+    known = {*plan.targets, *plan.broken, *(plan.releases if group in ("release", "show", "publish") else ())}
+    if group in ("search", "release", "publish") and not colon:
         return TargetError(f"doit {group} is of one target.", "It takes long, or is for ever.", f"doit {group}:NAME")
     if group not in OF_ONE or not colon or {*name} & {*"*?["}:
         return None
+    if group == "publish":  # a release may be there whose target is not
+        known |= {*released}
     if name not in known and name in plan.releases:
         cause = "It names targets that are released together."
         return TargetError(f"{name} is a release, not a target.", cause, f"doit release:{name}, or doit show:{name}.")

@@ -1,4 +1,4 @@
-"""What is done with targets, images and architectures, as doit tasks: show, try, bench, bundle, image, check, verify, search, support, sweep."""
+"""What is done with targets, releases, images and architectures, as doit tasks."""
 
 import sys
 from collections.abc import Iterator
@@ -9,13 +9,14 @@ from onnxmake.build.misnamed import misnamed_by
 from onnxmake.build.plan import Plan
 from onnxmake.build.tasks import Task, acting, failing, needs, task
 from onnxmake.errors import TargetError
-from onnxmake.release import release
+from onnxmake.release import found, publish, release
 
 
 def misnamed(plan: Plan) -> Iterator[Task]:
     """What the command line names that there is not: tasks that say so, with the nearest that there is."""
+    released = {one.name for one in found.releases()} if _asked("publish") else ()
     for word in dict.fromkeys(sys.argv[1:]):
-        if error := misnamed_by(plan, word):
+        if error := misnamed_by(plan, word, released):
             made = task(word, "say what there is", failing, error)
             yield _named(made, word)
 
@@ -122,6 +123,14 @@ def releases(plan: Plan) -> Iterator[Task]:
         yield _named(task(name, f"BROKEN: {error.fact}", failing, error), f"release:{name}")
 
 
+def publishes(plan: Plan) -> Iterator[Task]:
+    """Of every name that has a release, and of those that could have one, which are told that they have none. Each outside the group, as above."""
+    if _asked("publish"):
+        for name in sorted({*plan.targets, *plan.releases, *(one.name for one in found.releases())}):
+            made = task(name, "bring a release to where others get it", publish.publish, name)
+            yield _named(made, f"publish:{name}")
+
+
 def verifies(plan: Plan) -> Iterator[Task]:
     """`doit verify` looks at what is built."""
     if not _asked("verify"):
@@ -137,8 +146,8 @@ def searches(plan: Plan) -> Iterator[Task]:
     """Of targets with [search]; each stands outside the group, as it takes long."""
     if not _asked("search"):
         return
-    found = {name: both for name, both in plan.targets.items() if both[0].search}
-    for name, (target, chain) in found.items():
+    searched = {name: both for name, both in plan.targets.items() if both[0].search}
+    for name, (target, chain) in searched.items():
         doc = "try options, and keep the variants that nothing beats"
         made = task(name, doc, search.search, target, chain, task_dep=[f"_inputs:{needs(target, chain)}"])
         yield _named(made, f"search:{name}")

@@ -21,7 +21,7 @@ TRIES = 5
 NAMED = {"model": "source.repo", "dataset": "text under [check]"}  # where a target names a repository
 
 
-def _digest(path: Path, lfs: bool) -> str:
+def digest_of(path: Path, lfs: bool) -> str:
     """The hub's digest of a file: sha256 of large files, git's blob sha1 of others."""
     with open(path, "rb") as file:
         if lfs:
@@ -152,7 +152,7 @@ def _download(repo: str, revision: str, kind: str, name: str, expected: str, lfs
                 raise
             time.sleep(0.2 * 2**attempt)
             continue
-        if _digest(path, lfs) == expected:
+        if digest_of(path, lfs) == expected:
             return path
         path.resolve().unlink()
         path.unlink(missing_ok=True)

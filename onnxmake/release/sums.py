@@ -10,6 +10,9 @@ BOM, PROVENANCE, CARD = (
     "provenance.intoto.json",
     "README.md",
 )  # the papers, which are of the model's files
+HUB = re.compile(
+    r"\.gitattributes|\.cache/huggingface/.*"
+)  # what the hub and its client lay beside; no runtime reads it
 LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\r][^\\\r]*)")
 
 
@@ -21,7 +24,7 @@ def digest(file: Path) -> str:
 def listed(folder: Path) -> list[str]:
     """Names of the files that count, in order, and of links, whatever they lead to."""
     found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
-    return sorted(name for name in found if name not in (FILE, SIGNATURE))
+    return sorted(name for name in found if name not in (FILE, SIGNATURE) and not HUB.fullmatch(name))
 
 
 def write(folder: Path) -> None:
