@@ -117,14 +117,18 @@ def test_the_host_side_imports_nothing_heavy_and_no_pass(file):
     assert all(inside(name, "onnxmake.build", "onnxmake.errors", *SHARED, *above) for name in own(names)), own(names)
 
 
+EXTRAS = {"registry": {"oras", "requests"}, "archive": {"zstandard"}}  # of releases, asked for when they are needed
+
+
 @pytest.mark.parametrize("file", sorted((paths.ROOT / "onnxmake" / "release").rglob("*.py")), ids=shown)
 def test_releases_are_made_on_the_host_and_received_anywhere(file):
     names = imported(file)
     received = file.stem in ("received", "sums", "signature", "__init__")
     below = [] if received else ["onnxmake.build"]
     assert all(inside(name, "onnxmake.release", "onnxmake.errors", *below) for name in own(names)), own(names)
-    client = {"oras", "requests"} if file.stem == "registry" and not imported(file, at_import) & {"requests"} else set()
-    assert all(n.split(".")[0] in {*sys.stdlib_module_names, "onnxmake", "tabulate", *client} for n in names)
+    extra = EXTRAS.get(file.stem, set())
+    assert all(n.split(".")[0] in {*sys.stdlib_module_names, "onnxmake", "tabulate", *extra} for n in names)
+    assert not imported(file, at_import) & extra
 
 
 @pytest.mark.parametrize("file", sorted((paths.ROOT / "onnxmake" / "page").glob("*.py")), ids=shown)
