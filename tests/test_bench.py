@@ -69,10 +69,10 @@ def test_a_device_that_is_not_here_is_said(tmp_path, device):
 
 
 def test_a_run_without_decode_leaves_its_columns_empty():
-    shown = results._figures(RESULT, RUN)
+    shown = results.figures(RESULT, RUN)
     assert shown == ["0.46", "12", "2602", "", "", "123"]
     assert len(shown) == len(results.COLUMNS) - 4  # behind target, prompt, size and ratio
-    assert results._figures(RESULT, RUN | {"decode": {"p50": 98.76, "p90": 54.321}})[3:5] == ["98.8", "54.3"]
+    assert results.figures(RESULT, RUN | {"decode": {"p50": 98.76, "p90": 54.321}})[3:5] == ["98.8", "54.3"]
 
 
 def test_a_result_without_decode_is_one_to_show(tmp_path):

@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from released import checked_as_if, content
+from test_regressions import RESULT
 
 from onnxmake.__main__ import main
 from onnxmake.build import due, paths, results
@@ -127,6 +129,31 @@ def test_the_card_says_licence_quality_and_passes(released):
     text = (released / "README.md").read_text()
     assert text.startswith('---\nlicense: "psf-2.0"\n') and "pipeline_tag: text-generation" in text
     assert "| KL divergence, mean nats       | 0.0190  | max_kl = 0.025 " in text and "| quantize_rtn " in text
+
+
+def test_the_front_matter_is_what_the_hub_reads(released):
+    front = yaml.safe_load((released / "README.md").read_text().split("---\n")[1])
+    assert front["license"] == "psf-2.0" and front["library_name"] == "onnx" and "cpu" in front["tags"]
+    (model,) = front["model-index"]
+    (result,) = model["results"]
+    assert model["name"] == NAME and result["task"]["type"] == front["pipeline_tag"] == "text-generation"
+    assert {"type": "kl", "name": "KL divergence, mean nats", "value": 0.019} in result["metrics"]
+    assert sums.digest(paths.TARGETS / "tiny" / "heldout.txt") in result["dataset"]["name"]
+
+
+def test_speeds_are_in_the_card_where_they_are_asked_for(released, checked, target, monkeypatch):
+    assert "Speed" not in (released / "README.md").read_text()
+    monkeypatch.setenv("ONNXMAKE_BENCH", "yes")
+    monkeypatch.setenv("ONNXMAKE_VERSION", "2.0.0")
+    with pytest.raises(CheckFailed, match="Nothing was measured of tiny-int4-cpu as built"):
+        release.release(checked)
+    results.save(RESULT | {"target": NAME, "files": results.delivered(target)["files"]})
+    release.release(checked)
+    text = (paths.DIST / "releases" / f"{NAME}-2.0.0" / "README.md").read_text()
+    assert "## Speed" in text and "| decode tok/s" in text and RESULT["machine"]["cpu"] in text
+    monkeypatch.setenv("ONNXMAKE_BENCH", "perhaps")
+    with pytest.raises(TargetError, match="bench=perhaps"):
+        release.release(checked)
 
 
 def test_the_layout_holds_every_file_as_a_layer(released):

@@ -77,8 +77,8 @@ def read(path: Path) -> dict[str, Any] | None:
     """A result with all that the table shows, or None: it may come from another machine, and by hand."""
     try:
         result = read_json(path)
-        shown = [[run["prompt_tokens"], *_figures(result, run)] for run in result["runs"]]
-        named = [result["target"], result["device"], result["files"], _described(result)]
+        shown = [[run["prompt_tokens"], *figures(result, run)] for run in result["runs"]]
+        named = [result["target"], result["device"], result["files"], described(result)]
         return result if shown and all(named) else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
@@ -125,8 +125,8 @@ def table(targets: Collection[Target], measured: Collection[str]) -> None:
         else:
             source = _source_size(built)
             ratio = f"{total / source:.0%}" if source else "?"
-            rows += [[target.name, run["prompt_tokens"], size, ratio, *_figures(result, run)] for run in result["runs"]]
-            machines.add(_described(result))
+            rows += [[target.name, run["prompt_tokens"], size, ratio, *figures(result, run)] for run in result["runs"]]
+            machines.add(described(result))
             decodes |= any(run["decode"] for run in result["runs"])
     if not rows:
         return
@@ -139,7 +139,8 @@ def table(targets: Collection[Target], measured: Collection[str]) -> None:
     write_atomically(paths.BUILD / "bench" / "bench.md", "\n\n".join([text, *notes]) + "\n")
 
 
-def _described(result: Mapping[str, Any]) -> str:
+def described(result: Mapping[str, Any]) -> str:
+    """Where and how often it was measured."""
     return f"{machine(result['machine'])}; {result['settings']['repeats']} runs"
 
 
@@ -149,7 +150,8 @@ def machine(described: Mapping[str, Any]) -> str:
     return f"{gpu}{described['cpu']}, {described['cores']} cores, {described['system']}"
 
 
-def _figures(result: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+def figures(result: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+    """Of one of its runs, as the table has them."""
     return [
         f"{result['load_s']:.2f}",
         f"{run['first_token_s']['p50'] * 1e3:.0f}",

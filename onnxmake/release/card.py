@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from onnxmake.build import gates
-from onnxmake.release import sums
+from onnxmake.release import speeds, sums
 from onnxmake.release.facts import Facts, tool_version
+from onnxmake.release.front import front
 from onnxmake.release.part import Part
 from onnxmake.release.running import how_to_run
 
@@ -14,25 +15,6 @@ VERIFY = f"""```
 sha256sum --check --strict {sums.FILE}
 python -m onnxmake verify .
 ```"""
-
-
-def _yaml(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)  # of strings and lists of them, JSON's form is YAML's
-
-
-def _front(facts: Facts) -> Iterator[str]:
-    yield "---"
-    yield from (f"{key}: {_yaml(value)}" for key, value in facts.licence.items())
-    if facts.repo:
-        yield f"base_model: {_yaml(facts.repo)}"
-        passes = {step["pass"] for part in facts.parts for step in part.steps}
-        if any(name.startswith("quantize_") or name == "repack" for name in passes):
-            yield "base_model_relation: quantized"
-    yield "library_name: onnx"
-    yield f"pipeline_tag: {facts.task}"
-    tags = ["onnx", "onnxruntime-genai" if facts.generates else "onnxruntime", *(p.device for p in facts.parts)]
-    yield f"tags: {_yaml(tags)}"
-    yield "---"
 
 
 def _cell(value: Any) -> str:
@@ -113,6 +95,13 @@ def _abouts(facts: Facts) -> Iterator[str]:
         yield from _about(part, "###")
 
 
+def _speeds(facts: Facts) -> Iterator[str]:
+    if facts.speeds:
+        heads, *rows = speeds.table(facts.speeds)
+        where = "; ".join(speeds.machines(facts.speeds))
+        yield f"\n## Speed\n\n{_table(heads, rows)}\n\n{where}."
+
+
 def card(facts: Facts) -> str:
     size = sum(file.size for file in facts.files.values()) / 1e6
     origin = (
@@ -121,11 +110,12 @@ def card(facts: Facts) -> str:
     devices = ", ".join(part.device for part in facts.parts)
     return "\n".join(
         [
-            *_front(facts),
+            *front(facts),
             f"\n# {facts.name} {facts.version}\n\n{facts.description}\n",
             f"Made of {origin} by onnxmake {tool_version()} for {devices}; {size:,.1f} MB.",
             *_variants(facts),
             f"\n## Run\n\n{how_to_run(facts.parts)}",
+            *_speeds(facts),
             *_abouts(facts),
             f"\n## Verify\n\n{VERIFY}\n",
             "`bom.cdx.json` is a CycloneDX bill of materials, `provenance.intoto.json` SLSA provenance: the checkpoint's files, locks and"

@@ -4,7 +4,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from onnxmake.errors import TargetError
 from onnxmake.release.licence import licence_of
 from onnxmake.release.package import File, contents
 from onnxmake.release.part import Part, part_of
+from onnxmake.release.speeds import Speeds, measured
 
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]*")
 TASKS = {  # how the name of an architecture ends -> the hub's name of what it is for
@@ -49,6 +50,7 @@ class Facts:
     origin: Mapping[str, Any]  # of the recipe
     parts: Sequence[Part]  # one for each device
     files: Mapping[str, File]  # of the models: name in the release -> file
+    speeds: Speeds = field(default_factory=dict)  # if the card is to tell them
 
     @property
     def generates(self) -> bool:
@@ -126,4 +128,5 @@ def gathered(targets: Sequence[tuple[Target, Sequence[Step]]], file: ReleaseFile
         recipe.of_checkpoint(steps[0].checkpoint),
         parts,
         files,
+        measured([target for target, _ in targets]),
     )
