@@ -3,13 +3,14 @@
 import itertools
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_check import bench
 
-from onnxmake.build import compare, labels, paths, quality, results, rows
+from onnxmake.build import compare, labels, paths, quality, reproduced, results, rows
 from onnxmake.build.axis import axis, written
 from onnxmake.build.pareto import dominates, front
 from onnxmake.build.plan import Plan, checkpoint_of, steps_of
@@ -56,6 +57,14 @@ def test_the_best_of_a_column_is_marked_where_there_are_others():
         "",
         "",
     ]
+
+
+def test_what_a_second_build_gave_stands_last_where_any_was_made():
+    steps = [{"verdict": "byte-equal"}, {"verdict": "graph-equal"}, {"verdict": "byte-equal"}]
+    assert reproduced.worst({"steps": steps}) == "graph-equal" and reproduced.worst(None) == ""
+    table = [replace(row("a", size_mb=2.0), again=reproduced.worst({"steps": steps})), row("b", size_mb=1.0)]
+    heads, lines = compare.cells(table)
+    assert heads[-1] == "built again" and [line[-1] for line in lines] == ["graph-equal", ""]
 
 
 def test_a_front_is_of_one_device_and_of_those_with_every_figure_that_any_has():

@@ -57,8 +57,8 @@ def fronts(table: Sequence[Row]) -> dict[str, list[str]]:
 
 
 def cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a line of text for each row; the best of each column bears a mark."""
-    columns, out = known(table), []
+    """Headings, and a line of text for each row; the best of each column bears a mark. What a second build gave stands last."""
+    columns, out, again = known(table), [], any(row.again for row in table)
     winners = {name: best(table, name) for name in columns}
     for row in table:
         shown = [
@@ -67,8 +67,8 @@ def cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             else ""
             for c in columns
         ]
-        out.append([row.target, row.device, row.method, *shown])
-    return ["target", "device", "method", *(COLUMNS[c][0] for c in columns)], out
+        out.append([row.target, row.device, row.method, *shown, *([row.again] if again else [])])
+    return ["target", "device", "method", *(COLUMNS[c][0] for c in columns), *(["built again"] if again else [])], out
 
 
 def notes(table: Sequence[Row]) -> list[str]:

@@ -8,6 +8,8 @@ from onnxmake.build import paths, results
 from onnxmake.build.files import read_record, write_record
 from onnxmake.build.target import Target
 
+VERDICTS = ("byte-equal", "graph-equal", "numerically equal", "measured", "different")  # from the best to the worst
+
 
 def _path(target: Target) -> Path:
     return paths.BUILD / "reproduced" / f"{target.name}.json"
@@ -26,3 +28,8 @@ def summary(target: Target, files: Mapping[str, list]) -> dict[str, Any] | None:
     if not found or found["files"] != files:
         return None
     return {name: found[name] for name in ("steps", "varied")}
+
+
+def worst(found: Mapping[str, Any] | None) -> str:
+    """The verdict on all steps of a summary together; empty where there is none."""
+    return max((step["verdict"] for step in found["steps"]), key=VERDICTS.index, default="") if found else ""

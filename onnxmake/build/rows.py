@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from onnxmake.build import history, quality, results, speed, store
+from onnxmake.build import history, quality, reproduced, results, speed, store
 from onnxmake.build.files import canonical_json, read_json
 from onnxmake.build.like import FILES
 from onnxmake.build.plan import Step
@@ -31,6 +31,7 @@ class Row:
     method: str
     values: dict[str, float]
     hints: list[str]  # tasks of doit
+    again: str = ""  # how a second build compares
 
 
 def _options(given: dict[str, Any], defaults: Mapping[str, Any]) -> list[str]:
@@ -119,5 +120,8 @@ def rows(group: Mapping[str, tuple[Target, Sequence[Step], Mapping[str, Any]]]) 
         size = sum(size for _, size in built["files"].values()) / 1e6
         hints = [f"check:{name}"] * (not qualities[name]) + [f"bench:{name}"] * (not speeds[name])
         values = {"size_mb": size} | _bits(target, steps, built) | _cost(target, built)
-        out.append(Row(name, target.device, method(target, built), values | qualities[name] | speeds[name], hints))
+        again = reproduced.worst(reproduced.summary(target, built["files"]))
+        out.append(
+            Row(name, target.device, method(target, built), values | qualities[name] | speeds[name], hints, again)
+        )
     return out

@@ -12,10 +12,10 @@ from onnxmake.build import budget, job, paths, reproduced, runner, second, store
 from onnxmake.build.files import place, storage_errors
 from onnxmake.build.plan import Step
 from onnxmake.build.report import say
+from onnxmake.build.reproduced import VERDICTS
 from onnxmake.build.target import Target
 from onnxmake.errors import CheckFailed
 
-VERDICTS = ("byte-equal", "graph-equal", "numerically equal", "measured", "different")  # from the best to the worst
 MEASURED = ("genai_config.json", "session_options.json")  # hold what a step of a pass with MACHINE has found
 
 

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from onnxmake.build import compare
-from onnxmake.build.verify import VERDICTS
+from onnxmake.build import compare, reproduced
 from onnxmake.page import architectures, charts, speeds
 from onnxmake.page.facts import Built, Site
 from onnxmake.page.markup import BLANK, Html, code, element, joined, linked, pill, table, tiles
@@ -30,9 +29,8 @@ def check(built: Built) -> Html:
 
 def again(built: Built) -> Html:
     """The worst verdict of a second build's steps."""
-    verdicts = [step["verdict"] for step in built.again["steps"]] if built.again else []
-    worst = max(verdicts, key=VERDICTS.index, default=BLANK)
-    return pill(worst, "bad" if worst == VERDICTS[-1] else "good") if verdicts else joined(BLANK)
+    worst = reproduced.worst(built.again)
+    return pill(worst, "bad" if worst == reproduced.VERDICTS[-1] else "good") if worst else joined(BLANK)
 
 
 def counts(site: Site) -> Html:
