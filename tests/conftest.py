@@ -1,6 +1,7 @@
 """Fixtures shared by the tests."""
 
 import functools
+import gc
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from builder import Builder
 from onnxmake.build import digest, locks, paths, process, store
 from onnxmake.build.files import read_record
 
+gc.set_threshold(50_000, 20, 50)  # torch traces in millions of objects that live as long as the trace
 os.environ.setdefault("NUMBA_CACHE_DIR", process.kernel_cache("cpu"))  # kernels are compiled once for tests and steps
 
 TINY = ("tiny-fp32-cpu", "tiny-int4-cpu", "tiny-int8-cpu", "tiny-int4-cuda", "tiny-int4-directml")
@@ -90,7 +92,8 @@ def delivered(built, output):
     for shared in ("envs", "numba", "store"):
         (paths.CACHE / shared).symlink_to(cache / shared)
     shutil.copytree(built.output / "dist", paths.DIST, ignore=shutil.ignore_patterns(locks.WORKING))
-    shutil.copytree(built.output / "build", paths.BUILD, ignore=shutil.ignore_patterns(locks.WORKING, "quality"))
+    found = shutil.ignore_patterns(locks.WORKING, "quality", "bench", "history")  # out by other tests
+    shutil.copytree(built.output / "build", paths.BUILD, ignore=found)
     return output
 
 
