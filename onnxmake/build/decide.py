@@ -51,7 +51,9 @@ def decide(facts: Mapping[str, Any], asked: Mapping[str, str]) -> dict[str, Deci
     for name, given in answers.items():
         if given not in rows[ASKED][name]:
             raise TargetError(
-                f"--{name} {given} is none that there is.", "A typing error.", nearest(given, rows[ASKED][name])
+                f"--{name} {given} is none that there is.",
+                "A typing error.",
+                f"{nearest(given, rows[ASKED][name])} There are {', '.join(rows[ASKED][name])}.",
             )
     known, made = {**facts, **answers}, {}
     for question in (name for name in rows if name not in (ASKED, REFUSE)):

@@ -1,5 +1,6 @@
-"""Decisions as a target file, with their reasons beside what came of them."""
+"""Decisions as a target file, with their reasons beside what came of them; and as a table."""
 
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,3 +75,20 @@ def toml(facts: Mapping[str, Any], source: Mapping[str, str], made: Made, unprov
 def read(file: Path, text: str) -> Target:
     """The target as `file` will be read once `text` is in it. Raises TargetError."""
     return read_target(file, {file.stem: file}, lambda _: (text, tomllib.loads(text)))
+
+
+def _said(choice: Any) -> str:
+    if isinstance(choice, dict):
+        return ", ".join(f"{key} {_said(given)}" for key, given in choice.items()) or "none"
+    if isinstance(choice, list):
+        return ", ".join(map(str, choice))
+    return str(choice).lower() if isinstance(choice, bool) else str(choice)
+
+
+def reasons(made: Made) -> str:
+    """What was decided, why, and what else could be chosen: a table."""
+    from tabulate import tabulate
+
+    rows = [[d.question, _said(d.choice), d.because, d.instead] for d in made.values()]
+    widths = [None, 28, 56, 40] if sys.stdout.isatty() else None  # a program reads one line for each decision
+    return tabulate(rows, ["", "decided", "because", "or else"], disable_numparse=True, maxcolwidths=widths)

@@ -9,13 +9,14 @@ from typing import Any
 
 from onnxmake.build import draft, paths, support
 from onnxmake.build.commands import Command
-from onnxmake.build.decide import Decision, decide
+from onnxmake.build.decide import decide
 from onnxmake.build.device import devices, lacking
 from onnxmake.build.files import storage_errors, write_atomically
 from onnxmake.build.origin import Origin, origin
 from onnxmake.build.plan import Plan
 from onnxmake.build.report import say
 from onnxmake.build.schema import nearest
+from onnxmake.build.target import Target
 from onnxmake.build.traits import shaping, traits
 from onnxmake.errors import CheckFailed, TargetError, UnsupportedError
 
@@ -64,10 +65,10 @@ class New(Command):
         text = draft.toml(facts, found.source(file.parent), made, params["unproven"])
         _proven(draft.read(file, text), shaping(found.folder), params["unproven"])
         if params["dry_run"]:
-            sys.stderr.write(_shown(made) + "\n")
+            sys.stderr.write(draft.reasons(made) + "\n")
             say(text.rstrip())
             return
-        say(_shown(made))
+        say(draft.reasons(made))
         _write(plan, file, text, params["force"])
         if params["build"]:
             _build(name, params["device"], made["tasks"].choice)
@@ -109,7 +110,7 @@ def _place(plan: Plan, name: str) -> Path:
     return [*paths.target_folders()[1:], paths.TARGETS][0] / f"{name}.toml"
 
 
-def _proven(target: Any, architecture: Mapping[str, Any], unproven: bool) -> None:
+def _proven(target: Target, architecture: Mapping[str, Any], unproven: bool) -> None:
     doubt = support.doubt(target, architecture)
     if doubt and not unproven:
         name, verdict = doubt
@@ -118,26 +119,6 @@ def _proven(target: Any, architecture: Mapping[str, Any], unproven: bool) -> Non
             f"{verdict}.",
             f"doit sweep:{name} tries it; --unproven writes a target that is built as it is.",
         )
-
-
-def _shown(made: Mapping[str, Decision]) -> str:
-    from tabulate import tabulate
-
-    rows = [[d.question, _choice(d.choice), d.because, d.instead] for d in made.values()]
-    widths = [None, 28, 56, 40] if sys.stdout.isatty() else None  # a program reads one line for each decision
-    return tabulate(rows, ["", "decided", "because", "or else"], disable_numparse=True, maxcolwidths=widths)
-
-
-def _choice(choice: Any) -> str:
-    if isinstance(choice, dict):
-        return ", ".join(f"{key} {_choice(given)}" for key, given in choice.items()) or "none"
-    return (
-        ", ".join(map(str, choice))
-        if isinstance(choice, list)
-        else str(choice).lower()
-        if isinstance(choice, bool)
-        else str(choice)
-    )
 
 
 def _write(plan: Plan, file: Path, text: str, force: bool) -> None:

@@ -35,7 +35,8 @@ def _narrowed(use: Use, largest: int) -> Use:
 
 def _half(target: Target) -> str | None:
     """ "fp16" or "bf16", if that is what the target computes in."""
-    dtype = next((use.options.dtype for use in reversed(target.passes) if use.declaration.name == "cast"), "fp32")
+    casts = [use.options for use in target.passes if use.declaration.name in ("cast", "cast_calibrated")]
+    dtype = getattr(casts[-1], "dtype", "fp16") if casts else "fp32"
     return None if dtype == "fp32" else dtype
 
 
