@@ -32,6 +32,7 @@ class Hub:
 
     folder: Path
     token: str | None = None  # asked of every request
+    branches: tuple[str, ...] = ("main",)  # names of the commit
     gated: bool = False  # the listing is public, the files are not
     cut: dict[str, int] = field(default_factory=dict)  # file -> bytes after which the connection of its first GET ends
     reset: bool = False  # cut with a TCP reset
@@ -91,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404, "RepoNotFound")
         elif self.hub.token and authorization != f"Bearer {self.hub.token}":
             self.refuse(401, "" if authorization else "RepoNotFound")
-        elif asked["revision"] != COMMIT:
+        elif asked["revision"] not in (COMMIT, *self.hub.branches):
             self.refuse(404, "RevisionNotFound")
         elif "file" not in asked:
             self.answer(200, json.dumps(self.hub.info()).encode(), {"Content-Type": "application/json"})

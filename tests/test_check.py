@@ -12,9 +12,10 @@ from builder import Builder, passes
 from twins import make_twin
 
 from onnxmake.build import check, closure, execute, paths, quality, results, runner, twin
+from onnxmake.build.declaration import declaration
 from onnxmake.build.gates import Check
 from onnxmake.build.plan import checkpoint_of, steps_of
-from onnxmake.build.target import read_target
+from onnxmake.build.target import Use, read_target
 from onnxmake.errors import CheckFailed, TargetError
 
 pytestmark = pytest.mark.slow
@@ -208,6 +209,32 @@ def test_a_target_in_16_bits_is_measured_by_what_transformers_loses_in_them(monk
     for worst in (limit + 0.1, float("inf")):
         with pytest.raises(CheckFailed, match=f"prefill {worst:.2f}; {right}"):
             twin.verdict(target, None, {"prefill": worst})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "half"),
+    [("cast", {"dtype": "bf16"}, "bf16"), ("cast_calibrated", {}, "fp16"), ("cast", {"dtype": "fp32"}, None)],
+)
+def test_what_a_target_computes_in_is_what_its_last_cast_says(name, options, half):
+    target = read_target(paths.TARGETS / "tiny-fp32-cpu.toml")
+    declared = declaration(name)
+    used = Use(
+        declared,
+        declared.options(device="cpu", **options) if name == "cast_calibrated" else declared.options(**options),
+    )
+    assert twin._half(target) is None and twin._half(dataclasses.replace(target, passes=(*target.passes, used))) == half
+
+
+@pytest.mark.parametrize(("width", "wanted", "block"), [(64, 128, 64), (64, 32, 32), (40, 128, 128), (256, 128, 128)])
+def test_blocks_are_as_narrow_as_a_twin(monkeypatch, width, wanted, block):
+    target = read_target(paths.TARGETS / "tiny-int4-cpu.toml")
+    *before, use, last = target.passes
+    wide = dataclasses.replace(use, options=dataclasses.replace(use.options, block_size=wanted))
+    target = dataclasses.replace(target, passes=(*before, wide, last))
+    monkeypatch.setattr(twin.support, "architecture_of", lambda checkpoint: {"hidden_size": width})
+    steps = twin._graph_steps(target, checkpoint_of(target))
+    assert [step.name for step in steps] == ["export", "optimize", "quantize_rtn"]
+    assert steps[-1].use.options == dataclasses.replace(use.options, block_size=block)
 
 
 def test_an_architecture_without_proof_is_refused_and_builds_only_as_unproven(tmp_path):

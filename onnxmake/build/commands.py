@@ -14,6 +14,7 @@ from onnxmake.build.tasks import failure_of, load_plan
 from onnxmake.build.verdict import judge
 
 ABOUT = """
+doit new -m OWNER/NAME          write a target for a model        (--device D --precision P; --build: build it, too)
 doit build:NAME                 build one target into dist/NAME   (doit build: all of them)
 doit show:NAME                  the target with every option, as it is read
 doit try:NAME -p "text"         generate text with it

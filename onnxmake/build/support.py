@@ -106,6 +106,15 @@ def _row(target: Target, checkpoint: Checkpoint) -> str | None:
     return architecture.row(architecture_of(checkpoint), part_of(target))
 
 
+def doubt(target: Target, shape: Mapping[str, Any]) -> tuple[str | None, str] | None:
+    """The architecture with the keys `shape` of config.json, and why it is not proven for the target; None where it is."""
+    name, rows = architecture.row(shape, part_of(target)), read()
+    verdict = _verdict(target, name, rows)
+    if not _exports(target) or _is_right(verdict):
+        return None
+    return name, f"docs/support.md says {verdict}" if name in rows else verdict
+
+
 def _verdict(target: Target, name: str | None, rows: Mapping[str, Row]) -> str:
     """The first verdict of the target's columns that is not right, or that of its device."""
     if name is None or name not in rows:
@@ -133,17 +142,17 @@ def proof(target: Target, checkpoint: Checkpoint) -> str | None:
 
 def check(target: Target, checkpoint: Checkpoint) -> None:
     """Raises UnsupportedError where the target's architecture is not proven, and the target does not say that it may."""
-    if target.unproven or not _exports(target):
+    if target.unproven:
         return
-    name, rows = _row(target, checkpoint), read()
-    verdict = _verdict(target, name, rows)
-    if _is_right(verdict):
+    found = doubt(target, architecture_of(checkpoint))
+    if found is None:
         return
+    name, verdict = found
     by = checkpoint.record["saved_by"]
     hint = f" The checkpoint was saved by Transformers {by}." if by else ""
     raise UnsupportedError(
         f"{paths.shown(target.file)}: {name} is not proven right on {target.device}.",
-        (f"docs/support.md says {verdict}." if name in rows else f"{verdict}.") + hint,
+        f"{verdict}.{hint}",
         f"doit sweep:{name} tries it; unproven = true in the target builds it as it is.",
     )
 

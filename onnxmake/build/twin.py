@@ -3,13 +3,14 @@
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from onnxmake.build import execute, paths, quality, store, support
+from onnxmake.build import execute, paths, quality, store, support, traits
 from onnxmake.build.files import read_json
 from onnxmake.build.plan import Step, steps_of
 from onnxmake.build.source import Checkpoint
-from onnxmake.build.target import Target
+from onnxmake.build.target import Target, Use
 from onnxmake.errors import CheckFailed
 from onnxmake.model.grouped import Grouped
 from onnxmake.model.prequantized import read_logical
@@ -21,13 +22,21 @@ TIMES, TIMES_ROUTED = 2.0, 8.0
 
 def _graph_steps(target: Target, checkpoint: Checkpoint) -> list[Step]:
     """Those that rewrite the graph: what comes behind them lays out files, and changes what has been laid out."""
-    steps = steps_of(target, checkpoint)
+    largest = traits.block(support.architecture_of(checkpoint))
+    steps = steps_of(replace(target, passes=tuple(_narrowed(use, largest) for use in target.passes)), checkpoint)
     return steps[: quality.unpackaged(step.name for step in steps)]
+
+
+def _narrowed(use: Use, largest: int) -> Use:
+    """A twin is narrower than its model: blocks of what its widths are multiples of, where the target's are larger."""
+    wanted = getattr(use.options, "block_size", 0)
+    return replace(use, options=replace(use.options, block_size=largest)) if 0 < largest < wanted else use
 
 
 def _half(target: Target) -> str | None:
     """ "fp16" or "bf16", if that is what the target computes in."""
-    dtype = next((use.options.dtype for use in reversed(target.passes) if use.declaration.name == "cast"), "fp32")
+    casts = [use.options for use in target.passes if use.declaration.name in ("cast", "cast_calibrated")]
+    dtype = getattr(casts[-1], "dtype", "fp16") if casts else "fp32"
     return None if dtype == "fp32" else dtype
 
 

@@ -1,0 +1,154 @@
+"""`doit new`: look at a model, decide how it is best built, and write that as a target, with the reasons."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from onnxmake.build import draft, paths, support
+from onnxmake.build.commands import Command
+from onnxmake.build.decide import decide
+from onnxmake.build.device import devices, lacking
+from onnxmake.build.files import storage_errors, write_atomically
+from onnxmake.build.origin import Origin, origin
+from onnxmake.build.plan import Plan
+from onnxmake.build.report import say
+from onnxmake.build.schema import nearest
+from onnxmake.build.target import Target
+from onnxmake.build.traits import shaping, traits
+from onnxmake.errors import CheckFailed, TargetError, UnsupportedError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*", re.IGNORECASE)
+USAGE = "doit new -m OWNER/NAME --device cpu --precision int4, or -m FOLDER; doit help new has all options."
+
+
+def _text(name: str, help: str, default: str = "", **more: str) -> dict[str, Any]:
+    return {"name": name, "long": name, "default": default, "help": help, **more}
+
+
+def _flag(name: str, long: str, help: str) -> dict[str, Any]:
+    return {"name": name, "long": long, "type": bool, "default": False, "help": help}
+
+
+class New(Command):
+    """Decides by onnxmake/build/decisions.toml, and prints each decision with its reason and what else could be chosen."""
+
+    doc_purpose = "write a target for a model"
+    doc_usage = "-m MODEL"
+    cmd_options = (
+        _text("model", "OWNER/NAME of the hub, OWNER/NAME@REVISION, or a folder", short="m"),
+        _text("device", "where it will run: cpu, cuda, directml", "cpu"),
+        _text(
+            "precision",
+            "of weights: fp32, fp16, bf16, int8, int4; unless it is given, the device's and the model's best",
+            short="p",
+        ),
+        _text("method", "of quantisation: rtn, kquant, hqq, gptq, awq"),
+        _text("part", "of a model of text and pictures: text, vision"),
+        _text("name", "of the target; MODEL-PRECISION-DEVICE unless it is given"),
+        _flag("dry_run", "dry-run", "print the target file, and the decisions on standard error; write nothing"),
+        _flag("build", "build", "build, check and measure it, too"),
+        _flag("force", "force", "replace a target of that name"),
+        _flag("unproven", "unproven", "also of an architecture that no sweep has found right"),
+    )
+
+    def work(self, plan: Plan, params: Mapping[str, Any], arguments: list[str]) -> None:
+        """Raises TargetError, SourceError, CheckpointError, UnsupportedError, CheckFailed."""
+        _understood(params, arguments)
+        found = origin(params["model"])
+        facts = traits(found.folder, found.files, params["part"]) | {"model": found.name, "device": params["device"]}
+        made = decide(facts, {name: params[name] for name in ("precision", "method", "part")})
+        name = params["name"] or _name(found, made["precision"].choice, params["device"])
+        file = _place(plan, name)
+        text = draft.toml(facts, found.source(file.parent), made, params["unproven"])
+        _proven(draft.read(file, text), shaping(found.folder), params["unproven"])
+        if params["dry_run"]:
+            sys.stderr.write(draft.reasons(made) + "\n")
+            say(text.rstrip())
+            return
+        say(draft.reasons(made))
+        _write(plan, file, text, params["force"])
+        if params["build"]:
+            _build(name, params["device"], made["tasks"].choice)
+
+
+def _understood(params: Mapping[str, Any], arguments: list[str]) -> None:
+    """Raises TargetError for a command line that cannot be meant."""
+    if arguments:
+        raise TargetError(f"{arguments[0]!r} is no option of doit new.", "The model is named behind -m.", USAGE)
+    if not params["model"] or params["model"].startswith("-"):
+        raise TargetError("doit new needs a model.", "None is named behind -m.", USAGE)
+    if params["device"] not in devices():
+        raise TargetError(
+            f"--device {params['device']} is none that there is.",
+            "A typing error.",
+            nearest(params["device"], devices()),
+        )
+    if params["name"] and not NAME.fullmatch(params["name"]):
+        raise TargetError(
+            f"--name {params['name']!r} is no name of a target.",
+            "It becomes the name of a file and of a folder.",
+            "Use letters, digits, dots, dashes and underscores.",
+        )
+    if params["build"] and params["dry_run"]:
+        raise TargetError(
+            "--build and --dry-run do not go together.", "Nothing is written to build.", "Leave one away."
+        )
+
+
+def _name(found: Origin, precision: str, device: str) -> str:
+    model = re.sub(r"[^a-z0-9._-]+", "-", found.name.rsplit("/", 1)[-1].lower()).strip("-.") or "model"
+    return f"{model}-{precision}-{device}"
+
+
+def _place(plan: Plan, name: str) -> Path:
+    """The file of the target: where one of that name is, or in the first folder of ONNXMAKE_TARGETS, or targets/."""
+    if name in plan.targets:
+        return plan.targets[name][0].file
+    return [*paths.target_folders()[1:], paths.TARGETS][0] / f"{name}.toml"
+
+
+def _proven(target: Target, architecture: Mapping[str, Any], unproven: bool) -> None:
+    doubt = support.doubt(target, architecture)
+    if doubt and not unproven:
+        name, verdict = doubt
+        raise UnsupportedError(
+            f"{name} is not proven right on {target.device}.",
+            f"{verdict}.",
+            f"doit sweep:{name} tries it; --unproven writes a target that is built as it is.",
+        )
+
+
+def _write(plan: Plan, file: Path, text: str, force: bool) -> None:
+    """Raises TargetError where something else is there."""
+    there = file.read_text("utf-8") if file.is_file() else ""
+    if there == text:
+        say(f"{paths.shown(file)} is so already")
+        return
+    if (there or file.stem in {*plan.releases, *plan.broken}) and not force:
+        raise TargetError(
+            f"There is another target {file.stem}: {paths.shown(file)}.",
+            "It was written by hand, of another commit, or with other options.",
+            "Give --name for a second one, or --force to replace it.",
+        )
+    with storage_errors("write the target"):
+        write_atomically(file, text)
+    say(f"{paths.shown(file)} written: doit build:{file.stem}")
+
+
+def _build(name: str, device: str, tasks: list[str]) -> None:
+    """What a person would type next, with the settings of this command line. Raises CheckFailed."""
+    if "bench" in tasks and (reason := lacking(device)):
+        say(f"not measured on {device}: {reason}")
+        tasks = [task for task in tasks if task != "bench"]
+    settings = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    command = [*settings, *(f"{task}:{name}" for task in tasks)]
+    say(f"doit {' '.join(command)}")
+    if subprocess.run([sys.executable, "-m", "doit", *command], stdin=subprocess.DEVNULL).returncode:
+        raise CheckFailed(
+            f"{name} was written, and not all of {', '.join(tasks)} succeeded.",
+            "What went wrong is said above.",
+            f"doit {' '.join(command)} tries again: finished steps are kept.",
+        )
