@@ -91,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404, "RepoNotFound")
         elif self.hub.token and authorization != f"Bearer {self.hub.token}":
             self.refuse(401, "" if authorization else "RepoNotFound")
-        elif asked["revision"] != COMMIT:
+        elif asked["revision"] not in (COMMIT, "main"):
             self.refuse(404, "RevisionNotFound")
         elif "file" not in asked:
             self.answer(200, json.dumps(self.hub.info()).encode(), {"Content-Type": "application/json"})
