@@ -138,6 +138,28 @@ def border(options: Mapping[str, Any], place: Place) -> Settings:
     }
 
 
+BITS = {2: "int2", 4: "int4", 8: "int8", 16: "keep", 32: "keep"}
+
+
+def parts(options: Mapping[str, Any], place: Place) -> Settings:
+    """Head and embeddings of a checkpoint's quantiser, which leaves them unless told; and modules with bits of their own."""
+    asked = {"lm_head": options.get("lm_head", False), "embeddings": options.get("embeds", False)}
+    out: Settings = {f"quantize.{part}": "same" if typed(on, bool) else "keep" for part, on in asked.items()}
+    named: dict[str, list[str]] = {}
+    for name, given in typed(options.get("overrides") or {}, dict).items():
+        if not isinstance(given, dict) or given.get("bits") not in BITS:
+            raise Refusal(f"overrides: {name} is given no bits of 2, 4, 8 or 16", "Write bits only.")
+        if given.keys() - {"bits"}:
+            place.note(f"{name} has the block size and symmetry of all the others")
+        bits, last = BITS[given["bits"]], name.split(".")[-1]
+        part = {"lm_head": "lm_head", "embed_tokens": "embeddings", "wte": "embeddings"}.get(last)
+        if part is None:
+            named.setdefault(bits, []).append(name)
+        elif asked[part]:
+            out[f"quantize.{part}"] = bits
+    return out | {f"quantize.{bits}": names for bits, names in named.items()}
+
+
 def whole_rows(options: Mapping[str, Any], place: Place) -> Settings:
     if "group_size" not in options:
         raise Refusal(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxmake.olive import combined
-from onnxmake.olive.rules import Place, Rule, Settings, each, groups, noted, only, overrides, quiet, text, to
+from onnxmake.olive.rules import Place, Rule, Settings, each, groups, noted, only, quiet, text, to
 
 NODES = "it names nodes of the graph that Olive makes, which are others here"
 GLOBS = 'Say it by names of the checkpoint: keep = ["model.layers.*.mlp.down_proj"] in the quantiser.'
@@ -16,8 +16,6 @@ CALIBRATED = "Use OrtMixedPrecision: cast_calibrated keeps in float32 what overf
 ACCURACY = to("quantize.accuracy_level", int)
 SYMMETRIC = to("quantize.symmetric", bool)
 BITS = to("quantize.bits", int)
-HEAD = each({True: {"quantize.lm_head": "same"}, False: {"quantize.lm_head": "keep"}})
-EMBEDDINGS = each({True: {"quantize.embeddings": "same"}, False: {"quantize.embeddings": "keep"}})
 UNTIED: Settings = {"quantize.lm_head": "keep", "quantize.embeddings": "keep"}
 NO_NODES = only([None, []], NODES, GLOBS)
 FULLY = noted("layers are calibrated one after the other, each behind quantised ones", [None, False])
@@ -94,11 +92,11 @@ FLOAT: dict[str, Rule] = {
     ),
 }
 TUNED: dict[str, Rule] = {
-    "lm_head": HEAD,
+    **dict.fromkeys(("lm_head", "embeds"), quiet(bool)),
     "bits": BITS,
     "group_size": groups("quantize.block_size"),
     "sym": SYMMETRIC,
-    "overrides": overrides,
+    "overrides": quiet(dict),
 }
 GPTQ: dict[str, Rule] = {
     "damp_percent": to("quantize.damping", float),
@@ -165,7 +163,11 @@ PASSES: dict[str, Entry] = {
         },
     ),
     "MobiusBuilder": Entry(
-        {}, {"precision": each({"fp32": {}, "fp16": DTYPES["float16"], "bf16": DTYPES["bfloat16"]})}
+        {},
+        {
+            "precision": each({"fp32": {}, "fp16": DTYPES["float16"], "bf16": DTYPES["bfloat16"]}),
+            **dict.fromkeys(("exporter_func", "exporter_config"), combined.script),
+        },
     ),
     "OnnxConversion": Entry(
         {},
@@ -283,15 +285,16 @@ PASSES: dict[str, Entry] = {
         },
     ),
     # weights, of a checkpoint
-    "Rtn": Entry(_block("rtn", 128, symmetric=False) | UNTIED, TUNED | {"embeds": EMBEDDINGS}),
-    "KQuant": Entry(_block("kquant", 128, symmetric=False) | UNTIED, TUNED | {"embeds": EMBEDDINGS}),
-    "Gptq": Entry(_block("gptq", 128, symmetric=False) | UNTIED, TUNED | GPTQ),
+    "Rtn": Entry(_block("rtn", 128, symmetric=False), TUNED, combined.parts),
+    "KQuant": Entry(_block("kquant", 128, symmetric=False), TUNED, combined.parts),
+    "Gptq": Entry(_block("gptq", 128, symmetric=False), TUNED | GPTQ, combined.parts),
     "GptqQuantizer": Entry(
-        _block("gptq", 128, symmetric=False) | UNTIED,
+        _block("gptq", 128, symmetric=False),
         TUNED | GPTQ | dict.fromkeys(("layers_block_name", "outside_layer_modules", "inside_layer_modules"), quiet()),
+        combined.parts,
     ),
     "GptqModel": Entry(
-        _block("gptq", -1, symmetric=True, damping=0.05, act_order=True) | UNTIED,
+        _block("gptq", -1, symmetric=True, damping=0.05, act_order=True),
         TUNED
         | GPTQ
         | {

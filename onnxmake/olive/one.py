@@ -82,6 +82,11 @@ def _settings(where: str, one: Pass, place: Place) -> tuple[Settings, Open]:
     return out | whole, {label: values for label, values in open_.items() if len(values) > 1}
 
 
+def _kind(found: Settings) -> set[str]:
+    """The passes that settings are of."""
+    return {label.split(".")[0] for label in found} | {str(found.get("quantize.method"))}
+
+
 def settings(where: str, several: tuple[Pass, ...], searching: bool, place: Place) -> tuple[Settings, Open]:
     """The first; with a search, where the others differ is left open. Raises TargetError, Refusal."""
     out, axes = _settings(where, several[0], place)
@@ -90,7 +95,7 @@ def settings(where: str, several: tuple[Pass, ...], searching: bool, place: Plac
         return out, axes
     for other in several[1:]:
         found, more = _settings(where, other, place)
-        if {label.split(".")[0] for label in found} != {label.split(".")[0] for label in out} or more:
+        if more or _kind(found) != _kind(out):
             raise Refusal(
                 "its alternatives are passes of several kinds",
                 "Write a workflow for each; doit compare puts them side by side.",

@@ -127,15 +127,3 @@ def text(label: str) -> Rule:
         return taken | ({label: file} if file else {})
 
     return rule
-
-
-def overrides(value: Any, place: Place) -> Settings:
-    """Modules with bits of their own."""
-    out: dict[str, list[str]] = {}
-    for name, given in typed(value, dict).items():
-        if not isinstance(given, dict) or given.get("bits") not in (2, 4, 8, 16, 32):
-            raise Refusal(f"{name} is given other things than 2, 4, 8 or 16 bits", "Write bits only.")
-        out.setdefault({2: "int2", 4: "int4", 8: "int8"}.get(given["bits"], "keep"), []).append(name)
-        if given.keys() - {"bits"}:
-            place.note(f"{name} has the block size and symmetry of all the others")
-    return {f"quantize.{option}": names for option, names in out.items()}
