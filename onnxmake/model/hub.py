@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,37 @@ def _digest(path: Path, lfs: bool) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-@contextlib.contextmanager
-def told(repo: str, revision: str, kind: str) -> Iterator[None]:
-    """What the hub's client raises within, as SourceError."""
-    from huggingface_hub import errors
+def fetch(repo: str, revision: str, patterns: list[str], kind: str = "model") -> str:
+    """The folder with the repository's files at `revision` that match `patterns`, of its first level or by their whole path.
+    Raises SourceError."""
+    from huggingface_hub import HfApi, constants, errors
+    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub.utils import filter_repo_objects
 
     where = f"{repo} at {revision[:12]}"
     try:
-        yield
+        marker = (
+            Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind) / f".onnxmake-{revision}.json"
+        )
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            record = json.loads(marker.read_text())
+            if record["patterns"] == patterns and all(
+                (Path(record["folder"]) / name).exists() for name in record["files"]
+            ):
+                return record["folder"]
+        info: Any = HfApi().repo_info(repo, revision=revision, repo_type=kind, files_metadata=True)
+        wanted = {
+            s.rfilename: s
+            for s in info.siblings
+            if s.rfilename in set(filter_repo_objects([s.rfilename for s in info.siblings], allow_patterns=patterns))
+        }
+        wanted = {name: s for name, s in wanted.items() if "/" not in name or name in patterns}
+        total, done, folder = sum(s.size or 0 for s in wanted.values()), 0, None
+        for name, sibling in wanted.items():
+            expected = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
+            path = _download(repo, revision, kind, name, expected, bool(sibling.lfs), _bar(done, total))
+            folder, done = path.parents[name.count("/")], done + (sibling.size or 0)
+            progress(done, total)
     except errors.HFValidationError as error:
         raise SourceError(
             f"{repo} is no name of a hub repository.",
@@ -77,39 +99,6 @@ def told(repo: str, revision: str, kind: str) -> Iterator[None]:
             "No network, or the hub does not answer.",
             "Try again: what has arrived is kept. Or fetch it elsewhere and give doit source=FOLDER.",
         ) from error
-
-
-def fetch(repo: str, revision: str, patterns: list[str], kind: str = "model") -> str:
-    """The folder with the repository's files at `revision` that match `patterns`, of its first level or by their whole path.
-    Raises SourceError."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.file_download import repo_folder_name
-    from huggingface_hub.utils import filter_repo_objects
-
-    where = f"{repo} at {revision[:12]}"
-    with told(repo, revision, kind):
-        marker = (
-            Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind) / f".onnxmake-{revision}.json"
-        )
-        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-            record = json.loads(marker.read_text())
-            if record["patterns"] == patterns and all(
-                (Path(record["folder"]) / name).exists() for name in record["files"]
-            ):
-                return record["folder"]
-        info: Any = HfApi().repo_info(repo, revision=revision, repo_type=kind, files_metadata=True)
-        wanted = {
-            s.rfilename: s
-            for s in info.siblings
-            if s.rfilename in set(filter_repo_objects([s.rfilename for s in info.siblings], allow_patterns=patterns))
-        }
-        wanted = {name: s for name, s in wanted.items() if "/" not in name or name in patterns}
-        total, done, folder = sum(s.size or 0 for s in wanted.values()), 0, None
-        for name, sibling in wanted.items():
-            expected = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
-            path = _download(repo, revision, kind, name, expected, bool(sibling.lfs), _bar(done, total))
-            folder, done = path.parents[name.count("/")], done + (sibling.size or 0)
-            progress(done, total)
     if folder is None:
         raise (
             SourceError(
