@@ -64,7 +64,7 @@ def test_a_file_is_fetched_once_and_its_rows_are_one_text(hub, file):
     ("file", "commit", "said"),
     [
         ("no.txt", COMMIT, "has no no.txt"),
-        ("a/test.txt", "f" * 40, "has no commit f"),
+        ("a/test.txt", "f" * 40, "has no revision f"),
         ("other.parquet", COMMIT, "other.parquet holds no column text"),
         ("numbers.jsonl", COMMIT, "numbers.jsonl holds no column text"),
         ("broken.parquet", COMMIT, "broken.parquet holds no column text"),

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from onnxmake.errors import SourceError
+from onnxmake.model.hub_errors import hub_errors
 from onnxmake.model.progress import progress
 from onnxmake.model.serve import serve
 
 TRIES = 5
-NAMED = {"model": "source.repo", "dataset": "text under [check]"}  # where a target names a repository
 
 
 def _digest(path: Path, lfs: bool) -> str:
@@ -33,12 +33,11 @@ def _digest(path: Path, lfs: bool) -> str:
 def fetch(repo: str, revision: str, patterns: list[str], kind: str = "model") -> str:
     """The folder with the repository's files at `revision` that match `patterns`, of its first level or by their whole path.
     Raises SourceError."""
-    from huggingface_hub import HfApi, constants, errors
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.file_download import repo_folder_name
     from huggingface_hub.utils import filter_repo_objects
 
-    where = f"{repo} at {revision[:12]}"
-    try:
+    with hub_errors(repo, revision, kind):
         marker = (
             Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind) / f".onnxmake-{revision}.json"
         )
@@ -58,57 +57,19 @@ def fetch(repo: str, revision: str, patterns: list[str], kind: str = "model") ->
         total, done, folder = sum(s.size or 0 for s in wanted.values()), 0, None
         for name, sibling in wanted.items():
             expected = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
-            path = _download(repo, revision, kind, name, expected, bool(sibling.lfs), _bar(done, total))
+            path = download(repo, revision, kind, name, expected, bool(sibling.lfs), bar_of(done, total))
             folder, done = path.parents[name.count("/")], done + (sibling.size or 0)
             progress(done, total)
-    except errors.HFValidationError as error:
-        raise SourceError(
-            f"{repo} is no name of a hub repository.",
-            f"A typing error in {NAMED[kind]}.",
-            f"Write owner/name, as in the address of the {kind}'s page.",
-        ) from error
-    except errors.GatedRepoError as error:
-        raise SourceError(
-            f"{repo} is gated.",
-            "Its owners ask for consent first.",
-            f"Accept the terms on the {kind}'s page and set HF_TOKEN.",
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise SourceError(
-            f"The hub has no {kind} {repo}, or hides it.",
-            f"A typing error in {NAMED[kind]}, or a private {kind}.",
-            "Correct it, or set HF_TOKEN after asking for access.",
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise SourceError(
-            f"{repo} has no commit {revision}.",
-            "It is of another repository, or was deleted.",
-            f"Copy the commit from the {kind}'s history.",
-        ) from error
-    except (errors.HTTPError, OSError, ValueError) as error:
-        if getattr(error, "errno", None):
-            raise
-        if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
-            raise SourceError(
-                f"The hub refuses to serve {where}.",
-                f"The token is wrong, expired, or may not read this {kind}.",
-                "Set HF_TOKEN to a token that may, or unset it.",
-            ) from error
-        raise SourceError(
-            f"{where} could not be fetched: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            "No network, or the hub does not answer.",
-            "Try again: what has arrived is kept. Or fetch it elsewhere and give doit source=FOLDER.",
-        ) from error
     if folder is None:
         raise (
             SourceError(
-                f"{where} holds none of the files a build needs.",
+                f"{repo} at {revision[:12]} holds none of the files a build needs.",
                 "It is no Transformers checkpoint.",
                 "Choose a repository with config.json and safetensors files.",
             )
             if kind == "model"
             else SourceError(
-                f"{where} has no {patterns[0]}.",
+                f"{repo} at {revision[:12]} has no {patterns[0]}.",
                 "A typing error, or the file came with a later commit.",
                 "Look at its files on the hub.",
             )
@@ -117,7 +78,7 @@ def fetch(repo: str, revision: str, patterns: list[str], kind: str = "model") ->
     return str(folder)
 
 
-def _bar(before: int, total: int) -> type:
+def bar_of(before: int, total: int) -> type:
     """What the client draws a file's progress with: it tells the runner instead, bytes on top of those `before`."""
     from tqdm import tqdm
 
@@ -133,7 +94,7 @@ def _bar(before: int, total: int) -> type:
     return Bar
 
 
-def _download(repo: str, revision: str, kind: str, name: str, expected: str, lfs: bool, bar: type) -> Path:
+def download(repo: str, revision: str, kind: str, name: str, expected: str, lfs: bool, bar: type) -> Path:
     """One file, checked.
 
     A cut connection is resumed; a file with another digest is thrown away and fetched once more.

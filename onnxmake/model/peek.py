@@ -1,0 +1,45 @@
+"""Which commit a branch of the hub is at, what files there are, and the small ones that say what the model is. No weights.
+
+{"repo", "revision", "names"} -> {"repo", "revision": the commit, "folder" with the files of these names that there are, "files": name -> bytes}.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from onnxmake.errors import CheckpointError, SourceError
+from onnxmake.model.hub import bar_of, download
+from onnxmake.model.hub_errors import hub_errors
+from onnxmake.model.serve import serve
+
+
+def peek(repo: str, revision: str, names: list[str]) -> dict[str, Any]:
+    """The first of `names` must be there. Raises SourceError."""
+    from huggingface_hub import HfApi
+
+    folder = None
+    with hub_errors(repo, revision):
+        info: Any = HfApi().model_info(repo, revision=revision, files_metadata=True)
+        there = {s.rfilename: s for s in info.siblings}
+        for name in (n for n in names if n in there):
+            file = there[name]
+            if file.lfs:  # no small text of a model's is stored so
+                raise CheckpointError(
+                    f"{name} of {repo} is stored as a large file.",
+                    "It holds something else than its name says.",
+                    "Choose another checkpoint.",
+                )
+            path = download(info.id, info.sha, "model", name, file.blob_id, False, bar_of(0, file.size or 0))
+            folder = path.parents[name.count("/")]
+    if names[0] not in there:
+        pipeline = " It is a pipeline of Diffusers, of several models." if "model_index.json" in there else ""
+        raise SourceError(
+            f"{repo} at {info.sha[:12]} holds no {names[0]}.",
+            f"It is no Transformers checkpoint.{pipeline}",
+            "Choose a repository with config.json and safetensors files.",
+        )
+    sizes = {name: s.size or 0 for name, s in there.items()}
+    return {"repo": info.id, "revision": info.sha, "folder": str(folder), "files": sizes}
+
+
+if __name__ == "__main__":
+    serve(lambda a: peek(a["repo"], a["revision"], a["names"]))
