@@ -3,7 +3,6 @@
 {"repo", "revision", "names"} -> {"repo", "revision": the commit, "folder" with the files of these names that there are, "files": name -> bytes}.
 """
 
-from pathlib import Path
 from typing import Any
 
 from onnxmake.errors import CheckpointError, SourceError

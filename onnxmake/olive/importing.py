@@ -5,7 +5,7 @@ from pathlib import Path
 
 from onnxmake.build import fetch, job, paths, runner
 from onnxmake.build.commands import Command
-from onnxmake.build.files import write_atomically
+from onnxmake.build.files import digest_text, write_atomically
 from onnxmake.build.report import say
 from onnxmake.build.target import COMMIT, read_target
 from onnxmake.errors import TargetError
@@ -19,10 +19,10 @@ def pinned(found: Translated) -> Translated:
     """With a commit in place of a branch: the hub is asked. Raises SourceError."""
     if is_local(found.workflow.file, found.name) or COMMIT.fullmatch(found.revision or ""):
         return found
-    work = job.module("onnxmake.model.revision", "cpu", **fetch.hub_access())
-    asked = {"repo": found.name, "revision": found.revision or "main"}
-    log = paths.BUILD / "logs" / "revision.log"
-    return dataclasses.replace(found, revision=runner.run(work, asked, log, f"revision {found.name}"))
+    work = job.module("onnxmake.model.peek", "cpu", **fetch.hub_access())
+    asked = {"repo": found.name, "revision": found.revision or "main", "names": ["config.json"]}
+    log = paths.BUILD / "logs" / f"peek-{digest_text(found.name)[:10]}.log"
+    return dataclasses.replace(found, revision=runner.run(work, asked, log, f"look at {found.name}")["revision"])
 
 
 def imported(file: Path, out: Path) -> str:

@@ -340,7 +340,7 @@ PASSES: dict[str, Entry] = {
     "DoRA": _tuning("dora"),
     "MergeAdapterWeights": Entry(),  # finetune merges unless its adapter has a name
     "ExtractAdapters": Entry(
-        {"finetune.adapter": "adapter"},
+        {"finetune.adapter": "adapter", "attach_adapters": True},
         {
             "adapter_type": each({"lora": {}, "dora": {}}),
             **dict.fromkeys(("make_inputs", "dynamic_lora_r", "optional_inputs", "save_format"), quiet()),

@@ -27,13 +27,25 @@ def _grouped(settings: Settings) -> dict[str, dict[str, Any]]:
     return out
 
 
+def _asked(groups: list[dict[str, dict[str, Any]]]) -> list[dict[str, dict[str, Any]]]:
+    """Without the quantiser that ModelBuilder brings where another pass is one, and without options of one that is none."""
+    there = [g["quantize"] for g in groups if "method" in g.get("quantize", {})]
+    dropped = any("implied" not in one for one in there)
+    out = []
+    for group in groups:
+        one = group.get("quantize", {})
+        gone = {"quantize"} if one and "method" not in one else set()
+        gone |= {"quantize", "allocate_bits"} if dropped and "implied" in one else set()
+        out.append({use: options for use, options in group.items() if use not in gone})
+    return out
+
+
 def _quantisers(found: list[dict[str, Any]], following: Mapping[str, Any]) -> Blocks:
-    """Those asked for; ModelBuilder's own only where there is no other."""
-    asked = [block for block in found if not block.get("implied")] or found
-    if following and not asked:
+    """Each under its own name; what SelectiveMixedPrecision says is of the first. Raises Refusal."""
+    if following and not found:
         raise Refusal("SelectiveMixedPrecision is followed by no quantiser", "Add Rtn, KQuant or Gptq behind it.")
     out: Blocks = []
-    for number, block in enumerate(asked):
+    for number, block in enumerate(found):
         options = {key: value for key, value in block.items() if key not in ("method", "implied")}
         if number == 0:
             options |= {key: value for key, value in following.items() if options.get(key) != "keep"}
@@ -43,10 +55,10 @@ def _quantisers(found: list[dict[str, Any]], following: Mapping[str, Any]) -> Bl
 
 def ordered(settings: list[Settings]) -> Blocks:
     """The [[pass]] blocks. Raises Refusal."""
-    groups = [_grouped(one) for one in settings]
+    groups = _asked([_grouped(one) for one in settings])
     merged: dict[str, dict[str, Any]] = {}
     for group in groups:
-        for use in group.keys() & {*BEFORE, "next", "package_genai"}:
+        for use in group.keys() & {*BEFORE, "next", "attach_adapters", "package_genai"}:
             merged[use] = merged.get(use, {}) | group[use]
     if "cast" in merged and "cast_calibrated" in merged:
         del merged["cast"]
@@ -59,6 +71,8 @@ def ordered(settings: list[Settings]) -> Blocks:
         options = quantisers[0][1]
         allocated |= {name: options[name] for name in ("block_size", "symmetric") if name in options}
         allocated["low_bits"] = options.get("bits", 4)
+    before = [(use, merged[use]) for use in BEFORE if use in merged]
+    attached: Blocks = [("attach_adapters", {})] if "attach_adapters" in merged else []
     both = [(use, g[use]) for g in groups for use in QUANTISERS[1:] if use in g]
     package: tuple[str, dict] = ("package_genai" if "package_genai" in merged else "package_onnx", {})
     behind = [
@@ -68,8 +82,7 @@ def ordered(settings: list[Settings]) -> Blocks:
         for use in BEHIND
         if use in g and (use == LAST) is last
     ]
-    before = [(use, merged[use]) for use in BEFORE if use in merged]
-    return [*before, *quantisers, *both, package, *_spread(behind)]
+    return [*before, *quantisers, *both, *attached, package, *_spread(behind)]
 
 
 def _spread(blocks: Blocks) -> Iterator[tuple[str, dict[str, Any]]]:
