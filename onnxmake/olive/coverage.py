@@ -103,6 +103,10 @@ class Coverage(Command):
         },
     )
 
+    def get_options(self):
+        """Without doit's own -d, the folder of dodo.py."""
+        return [option for option in super().get_options() if option.name != "cwdPath"]
+
     def work(self, plan, params, arguments):
         folder = Path(params["folder"] or ".").resolve()
         if not params["folder"] or arguments or not folder.is_dir():

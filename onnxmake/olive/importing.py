@@ -1,6 +1,7 @@
 """`doit import`: a workflow as a target file to edit, at the commit that its branch is at now."""
 
 import dataclasses
+import tomllib
 from pathlib import Path
 
 from onnxmake.build import fetch, job, paths, runner
@@ -31,9 +32,8 @@ def imported(file: Path, out: Path) -> str:
     source(file, found.name, found.revision or "0" * 40)  # is it a folder, or could it be a repository?
     found = pinned(found)
     table = found.table | {"source": source(file, found.name, found.revision)}
-    text = written.toml(described(found), found.told.notes, written.moved(table, file.parent, out.parent.resolve()))
-    trial = out.with_suffix(".toml")
-    read_target(trial, {}, lambda _: (text, table | {"source": {"path": "."}}))  # before anything is written
+    text = written.toml(described(found), found.told.notes, written.moved(table, file.parent, out.parent))
+    read_target(out, {}, lambda _: (text, tomllib.loads(text)))  # before anything is written
     write_atomically(out, text)
     return text
 
@@ -49,7 +49,7 @@ class Import(Command):
     )
 
     def work(self, plan, params, arguments):
-        file, out = Path(params["config"]).resolve(), Path(params["output"])
+        file, out = Path(params["config"]).resolve(), Path(params["output"]).resolve()
         if arguments or not params["config"] or out.suffix != ".toml":
             raise TargetError(
                 "doit import takes a workflow and the name of a .toml file.",
