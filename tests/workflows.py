@@ -142,6 +142,30 @@ WORKFLOWS: dict[str, tuple[dict[str, Any], str, list]] = {
             "package_genai",
         ],
     ),
+    "later names of the builder's options": (
+        {
+            "input_model": MODEL | {"load_kwargs": {"revision": COMMIT, "torch_dtype": "float16"}},
+            "passes": {
+                "m": {
+                    "type": "ModelBuilder",
+                    "precision": "int4",
+                    "extra_options": {
+                        "algo_config": "k_quant",
+                        "matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8",
+                        "qmoe_block_size": 32,
+                    },
+                }
+            },
+        },
+        "cpu",
+        [
+            "export",
+            "optimize",
+            ("allocate_bits", {"average_bits": 5.0, "low_bits": 4, "block_size": 32}),
+            ("quantize_kquant", {"block_size": 32, "lm_head": "int8"}),
+            "package_genai",
+        ],
+    ),
     "GPTQ of a checkpoint, then ModelBuilder": (
         {
             "input_model": MODEL,

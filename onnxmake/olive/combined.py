@@ -71,6 +71,20 @@ def op_types(value: Any, place: Place) -> Settings:
     return {} if "Gather" in names else {"quantize.embeddings": "keep"}
 
 
+def mixed_matmuls(value: Any, place: Place) -> Settings:
+    """matmul_mixed_precision of the builder: groups of products with other bits."""
+    out: Settings = {}
+    for part in filter(None, typed(value, str).split(",")):
+        group, _, kind = part.strip().partition(":")
+        if group not in ("last_matmul", "mixed_layers") or kind not in ("int4", "int8"):
+            raise Refusal(
+                f"{part!r} is no group with bits here", "Name last_matmul and mixed_layers, with int4 or int8."
+            )
+        if kind == "int8":
+            out |= {"quantize.lm_head": "int8"} if group == "last_matmul" else {"allocate_bits.average_bits": 5.0}
+    return out
+
+
 def level(value: Any, place: Place) -> Settings:
     """Olive rewrites the graph by ONNX Runtime at this level; here the runtime does when it loads the model."""
     one_of(value, [None, *LEVELS, *LEVELS.values()])

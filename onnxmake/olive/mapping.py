@@ -81,6 +81,14 @@ BUILDER: dict[str, Rule] = {  # of ModelBuilder, in its config or in its extra_o
     "hf_token": quiet(),
     "hf_remote": quiet(),
 }
+LATER: dict[str, Rule] = {  # in extra_options only: names of a later model builder
+    **{name.removeprefix("int4_"): rule for name, rule in BUILDER.items() if name.startswith("int4_")},
+    "matmul_mixed_precision": combined.mixed_matmuls,
+    "moe_quant_type": each({name: {"quantize.experts": name} for name in ("int2", "int4", "int8")}),
+    "qmoe_block_size": noted("experts have the block size of all the others"),
+    "enable_dml_graph": noted("graph capture is an option of the session, for genai_config.json", [None, True]),
+    **dict.fromkeys(("fuse_qkv", "disable_qkv_fusion", "fuse_qk_norm_gqa", "windowed_kv_cache"), quiet()),
+}
 FLOAT: dict[str, Rule] = {
     "min_positive_val": noted("constants are rounded, not clipped", [None, 1e-7]),
     "max_finite_val": noted("constants are rounded, not clipped", [None, 10000.0]),
@@ -157,7 +165,7 @@ PASSES: dict[str, Entry] = {
         {
             "precision": combined.precision,
             **BUILDER,
-            "extra_options": combined.extra(BUILDER),
+            "extra_options": combined.extra(BUILDER | LATER),
             "metadata_only": WHOLE_MODEL,
             "search": noted("what generation does is genai_config.json's, from the checkpoint's own settings"),
         },

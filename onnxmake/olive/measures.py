@@ -44,7 +44,7 @@ STRATEGY = {
     ),
     *("stop_when_goals_met", "max_iter", "max_time", "include_pass_params", "max_samples", "num_samples", "seed"),
 }
-RELATIVE = {"percent-max-degradation": 100.0}
+FALLS = {"percent-max-degradation": 100.0, "max-degradation": 1.0}  # of a metric, by so much at most
 TRIALS = 20
 
 
@@ -54,11 +54,11 @@ def _gate(metric: str, sub: Mapping[str, Any], note: Callable[[str], None]) -> S
     kind, value = goal.get("type"), goal.get("value")
     if not goal:
         return {}
-    if metric == "accuracy" and name == "perplexity" and kind in RELATIVE:
-        return {"check.max_perplexity_rise": value / RELATIVE[kind]}
-    if metric == "accuracy" and kind in RELATIVE:
+    if metric == "accuracy" and name == "perplexity" and kind == "percent-max-degradation":
+        return {"check.max_perplexity_rise": value / 100}
+    if metric == "accuracy" and name != "perplexity" and kind in FALLS:
         note(f"{name} is judged by how often the unquantised model's answer is the same")
-        return {"check.min_top1": 1 - value / RELATIVE[kind]}
+        return {"check.min_top1": 1 - value / FALLS[kind]}
     if metric == "size_on_disk" and kind == "threshold":
         return {"check.max_size_mb": value / 1e6}
     note(f"the goal of {name} is not a gate here; doit bench and doit check show the figures")
