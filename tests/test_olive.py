@@ -2,15 +2,17 @@
 
 import copy
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from workflows import COMMIT, MODEL, WORKFLOWS, flat
 
-from onnxmake.build import like
+from onnxmake.build import like, paths
 from onnxmake.build.declaration import declaration, pass_names
-from onnxmake.build.target import read_target, read_targets
+from onnxmake.build.gates import Check
+from onnxmake.build.target import Bench, read_target, read_targets
 from onnxmake.errors import TargetError
 from onnxmake.olive import jsonc, translate
 from onnxmake.olive.mapping import ALIASES, PASSES, REFUSED
@@ -234,11 +236,121 @@ def test_every_setting_of_the_table_is_an_option_of_the_pass_it_names():
         method = entry.settings.get("quantize.method")
         for label in entry.settings:
             use, _, option = label.partition(".")
-            if option in ("", "method"):
+            if option in ("", "method", "may_skip"):
                 continue
             use = f"quantize_{method}" if use == "quantize" else use
             if use in pass_names():
                 assert option in declaration(use).options.__dataclass_fields__, (olive, label)
+
+
+def test_every_label_that_a_rule_gives_is_an_option():
+    """Read off the source: what only some value of some option gives is in it, too."""
+    quantiser = vars(declaration("quantize_gptq").options)["__dataclass_fields__"]
+    here = {
+        "quantize": {*quantiser, "method", "implied"},
+        "check": Check.__dataclass_fields__,
+        "bench": Bench.__dataclass_fields__,
+    }
+    source = "".join(
+        (paths.ROOT / "onnxmake" / "olive" / f"{name}.py").read_text() for name in ("mapping", "combined", "measures")
+    )
+    labels = set(re.findall(r'"([a-z_]+)\.([a-z_]+)"', source))
+    assert len(labels) > 30
+    for use, option in labels - {("next", "lm_head"), ("model", "onnx")}:
+        if use in here or use in pass_names():
+            known = here.get(use) or {*declaration(use).options.__dataclass_fields__, "may_skip"}
+            assert option in known, (use, option)
+        else:
+            assert use in ("finetune", "search"), (use, option)
+
+
+OLIVE = [
+    "AddOliveMetadata",
+    "AimetQuantization",
+    "AutoAWQQuantizer",
+    "AutoClip",
+    "CaptureLayerAnnotations",
+    "CaptureSplitInfo",
+    "ComposeOnnxModels",
+    "DoRA",
+    "DynamicToFixedShape",
+    "EPContextBinaryGenerator",
+    "ExtractAdapters",
+    "Gptq",
+    "GptqModel",
+    "GptqQuantizer",
+    "GraphSurgeries",
+    "IncDynamicQuantization",
+    "IncQuantization",
+    "IncStaticQuantization",
+    "InputNCHWtoNHWC",
+    "KQuant",
+    "LoHa",
+    "LoKr",
+    "LoRA",
+    "LoftQ",
+    "MatMulNBitsToQDQ",
+    "MergeAdapterWeights",
+    "MixedPrecisionOverrides",
+    "MobiusBuilder",
+    "ModelBuilder",
+    "NVModelOptGraphSurgery",
+    "NVModelOptQuantization",
+    "OnnxBlockWiseRtnQuantization",
+    "OnnxBnb4Quantization",
+    "OnnxConversion",
+    "OnnxDiscrepancyCheck",
+    "OnnxDynamicQuantization",
+    "OnnxFloatToFloat16",
+    "OnnxHqqQuantization",
+    "OnnxIODataTypeConverter",
+    "OnnxKQuantQuantization",
+    "OnnxOpVersionConversion",
+    "OnnxPeepholeOptimizer",
+    "OnnxQuantization",
+    "OnnxQuantizationPreprocess",
+    "OnnxScriptFusion",
+    "OnnxStaticQuantization",
+    "OpenVINOConversion",
+    "OpenVINOEncapsulation",
+    "OpenVINOIoUpdate",
+    "OpenVINOOptimumConversion",
+    "OpenVINOQuantization",
+    "OpenVINOQuantizationWithAccuracy",
+    "OpenVINOWeightCompression",
+    "OptimumConversion",
+    "OptimumMerging",
+    "OrtMixedPrecision",
+    "OrtSessionParamsTuning",
+    "OrtTransformersOptimization",
+    "QLoRA",
+    "QNNContextBinaryGenerator",
+    "QNNConversion",
+    "QNNModelLibGenerator",
+    "QNNPreprocess",
+    "QairtEncapsulation",
+    "QairtGenAIBuilder",
+    "QairtMHA2SHA",
+    "QairtPipelinePass",
+    "QairtPreparation",
+    "QuaRot",
+    "QuarkQuantization",
+    "Rtn",
+    "SDLoRA",
+    "SelectiveMixedPrecision",
+    "SliceGPT",
+    "SparseGPT",
+    "SpinQuant",
+    "SplitModel",
+    "StaticLLM",
+    "VitisAIAddMetaData",
+    "VitisGenerateModelLLM",
+    "VitisGenerateModelSD",
+]
+
+
+def test_every_pass_of_olive_is_spoken_for():
+    assert len(OLIVE) == 81 and {*OLIVE} <= {*PASSES, *REFUSED}
 
 
 def test_no_pass_is_spoken_for_twice():
@@ -257,10 +369,11 @@ def test_comments_change_nothing(value, comments):
     assert jsonc.without_comments(dumped) == dumped
 
 
-def test_a_target_folder_holds_both_forms_and_toml_wins(tmp_path):
+def test_a_target_folder_holds_both_forms_and_toml_wins_and_other_json_is_none(tmp_path):
     write(tmp_path, changed(), "a.json")
     write(tmp_path, changed(), "b.json")
     (tmp_path / "b.toml").write_text('like = "a"\ndevice = "cuda"\n')
+    (tmp_path / "counts.json").write_text('{"workflows": 3}')
     assert {name: file.suffix for name, file in like.inside(tmp_path).items()} == {"a": ".json", "b": ".toml"}
     found = read_targets([tmp_path], {"olive": tmp_path / "a.json"})
     assert {name: target.device for name, target in found.items()} == {"a": "cpu", "b": "cuda", "olive": "cpu"}

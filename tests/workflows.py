@@ -344,7 +344,7 @@ WORKFLOWS: dict[str, tuple[dict[str, Any], str, list]] = {
             "optimize",
             ("quantize_rtn", {"bits": 8, "block_size": 32, "accuracy_level": 0}),
             "package_genai",
-            ("convert_io_dtype", {"dtype": "fp32", "only": "fp16", "inputs": ("*logits*",)}),
+            ("convert_io_dtype", {"dtype": "fp32", "only": "fp16", "inputs": (), "outputs": ("*logits*",)}),
             ("tune_session", {"level": ("basic", "all"), "threads": (1, 2)}),
         ],
     ),

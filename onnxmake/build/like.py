@@ -11,6 +11,7 @@ from onnxmake.errors import TargetError
 
 FILES = ("path", "text", "calibration")  # keys that name a file, relative to the target's
 RELEASE = ".release.toml"  # how the name of a file ends that names targets to release together
+WORKFLOW = (b'"input_model"', b'"passes"')  # what a JSON file says that is one of Olive
 ONE = "A target is like one other in all that it does not write itself, one level deep."
 
 
@@ -39,7 +40,8 @@ def description(text: str) -> str:
 def inside(folder: Path) -> dict[str, Path]:
     """The target files of a folder, name -> file: TOML, and workflows of Olive, of which one that was imported under its name is
     none; nor are release files."""
-    found = [*sorted(folder.glob("*.json")), *sorted(folder.glob("*.toml"))]
+    workflows = [f for f in sorted(folder.glob("*.json")) if any(word in f.read_bytes() for word in WORKFLOW)]
+    found = [*workflows, *sorted(folder.glob("*.toml"))]
     return {file.stem: file for file in found if not file.name.endswith(RELEASE)}
 
 

@@ -11,11 +11,22 @@ from onnxmake.olive.told import Refusal
 
 LEVELS = {0: "disabled", 1: "basic", 2: "extended", 99: "all"}  # ONNX Runtime's numbers
 NUMBERS = {1: "fp32", 6: "int32", 7: "int64", 10: "fp16", 16: "bf16"}  # TensorProto.DataType
-KEPT: Settings = {
-    "convert_io_dtype.dtype": "fp32",
-    "convert_io_dtype.inputs": ["*"],
-    "convert_io_dtype.outputs": ["*"],
-    "convert_io_dtype.only": "fp16",
+INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "position_ids",
+    "token_type_ids",
+    "inputs_embeds",
+    "pixel_values",
+    "input_features",
+)
+OUTPUTS = ("logits", "last_hidden_state", "pooler_output", "sentence_embedding", "text_embeds", "image_embeds")
+SIZES = {  # names of Optimum's -> here
+    "batch_size": "batch",
+    "sequence_length": "sequence",
+    "past_sequence_length": "past",
+    "total_sequence_length": "total",
+    "past_sequence_length + sequence_length": "total",
 }
 ARGUMENTS = {  # of Transformers' trainer
     "per_device_train_batch_size": ("batch_size", int),
@@ -92,19 +103,29 @@ def level(value: Any, place: Place) -> Settings:
     return {}
 
 
+def _at_border(
+    place: Place, inputs: list[str], outputs: list[str], dtype: str = "fp32", only: str = "fp16"
+) -> Settings:
+    """convert_io_dtype of these; where text is generated, "*" is no state. Olive does not mind where nothing is of the type."""
+    if place.generates:
+        inputs, outputs = [n for n in inputs if n != "*"], ["logits" if n == "*" else n for n in outputs]
+    given = {"dtype": dtype, "only": only, "inputs": inputs, "outputs": outputs, "may_skip": True}
+    return {f"convert_io_dtype.{option}": value for option, value in given.items()}
+
+
 def half_if_asked(options: Mapping[str, Any], place: Place) -> Settings:
     """float16 of OrtTransformersOptimization, whose inputs and outputs stay unless told."""
     if not options.get("float16"):
         return {}
-    return {"cast.dtype": "fp16"} | (KEPT if options.get("keep_io_types", True) else {})
+    return {"cast.dtype": "fp16"} | (_at_border(place, ["*"], ["*"]) if options.get("keep_io_types", True) else {})
 
 
 def border_kept(options: Mapping[str, Any], place: Place) -> Settings:
     """keep_io_types of OnnxFloatToFloat16: all, or those named."""
     kept = options.get("keep_io_types", False)
     if isinstance(kept, list):
-        return KEPT | {"convert_io_dtype.inputs": kept, "convert_io_dtype.outputs": kept}
-    return dict(KEPT) if typed(kept, bool) else {}
+        return _at_border(place, [n for n in kept if n in INPUTS], [n for n in kept if n not in INPUTS])
+    return _at_border(place, ["*"], ["*"]) if typed(kept, bool) else {}
 
 
 def surgeries(value: Any, place: Place) -> Settings:
@@ -120,7 +141,7 @@ def surgeries(value: Any, place: Place) -> Settings:
             raise Refusal(f"surgeries[{number}], {name}: {take}", "Leave it out.")
         options = take({key: v for key, v in given.items() if key != "surgeon"})
         if options:
-            out.append(options)
+            out.append(options | {"may_skip": True})  # Olive does not mind a graph that has nothing of the kind
     return {"surgery": out} if out else {}
 
 
@@ -131,7 +152,7 @@ def shapes(options: Mapping[str, Any], place: Place) -> Settings:
             keys, given = typed(options[names], list), typed(options.get(values), list)
             if len(keys) != len(given):
                 raise WrongType(f"as many {values} as {names}")
-            return {f"fix_shapes.{label}": dict(zip(keys, given))}
+            return {f"fix_shapes.{label}": {SIZES.get(key, key): size for key, size in zip(keys, given)}}
     raise WrongType("dim_param and dim_value, or input_name and input_shape")
 
 
@@ -143,13 +164,10 @@ def border(options: Mapping[str, Any], place: Place) -> Settings:
             f"name_pattern {pattern!r} is more than a part of a name", "Write a part of the name, without signs."
         )
     source, target = options.get("source_dtype", 10), options.get("target_dtype", 1)
-    names = [f"*{pattern}*"] if pattern else ["*"]
-    return {
-        "convert_io_dtype.dtype": NUMBERS[one_of(target, NUMBERS)],
-        "convert_io_dtype.only": NUMBERS[one_of(source, NUMBERS)],
-        "convert_io_dtype.inputs": names,
-        "convert_io_dtype.outputs": names,
-    }
+    glob, known = [f"*{pattern}*" if pattern else "*"], {"in": INPUTS, "out": OUTPUTS}
+    on = [side for side, names in known.items() if any(pattern in name for name in names)] or [*known]
+    dtype, only = NUMBERS[one_of(target, NUMBERS)], NUMBERS[one_of(source, NUMBERS)]
+    return _at_border(place, glob if "in" in on else [], glob if "out" in on else [], dtype, only)
 
 
 BITS = {2: "int2", 4: "int4", 8: "int8", 16: "keep", 32: "keep"}

@@ -241,7 +241,9 @@ PASSES: dict[str, Entry] = {
     "OnnxIODataTypeConverter": Entry(
         {}, dict.fromkeys(("name_pattern", "source_dtype", "target_dtype"), quiet()), combined.border
     ),
-    "OnnxOpVersionConversion": Entry({"upgrade_opset.opset": 21}, {"target_opset": to("upgrade_opset.opset", int)}),
+    "OnnxOpVersionConversion": Entry(
+        {"upgrade_opset.opset": 21, "upgrade_opset.may_skip": True}, {"target_opset": to("upgrade_opset.opset", int)}
+    ),
     "MatMulNBitsToQDQ": Entry(
         {},
         {

@@ -27,6 +27,7 @@ class Place:
     item: str
     device: str
     told: Told
+    generates: bool  # whether the model is packed to generate text
     text: Callable[
         [str], tuple[str | None, Settings]
     ]  # data config -> its file, where it is one, and samples and tokens

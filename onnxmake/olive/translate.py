@@ -37,11 +37,12 @@ def _nested(settings: Settings, key: str) -> dict[str, Any]:
 def translate(file: Path) -> Translated:
     """The workflow's table, all but [source]. Raises TargetError: what is wrong, or all that has no counterpart."""
     flow, where, told = workflow.read(file), paths.shown(file), Told()
-    name, revision, device, settings, open_ = "", None, "cpu", [], {}
+    name, revision, device, open_ = "", None, "cpu", {}
+    settings: list[Settings] = [{}]
     text = functools.partial(data.text_of, where, file.parent, flow.data, told=told)
     try:
         name, revision, task = model.repository(where, flow.model, told)
-        settings.append(task)
+        settings = [task]
     except Refusal as refusal:
         told.refused.append(("input_model", refusal))
     try:
@@ -53,7 +54,7 @@ def translate(file: Path) -> Translated:
             ("passes", Refusal("there are none: Olive would choose them", "Write passes, or let doit new choose."))
         )
     for several in flow.passes:
-        place = Place(several[0].item, device, told, text)
+        place = Place(several[0].item, device, told, "package_genai" in settings[0], text)
         try:
             found, axes = one.settings(where, several, flow.search is not None, place)
             settings.append(found)
