@@ -190,7 +190,7 @@ def test_a_malformed_repository_name_is_refused(model, home):
 def test_an_unknown_commit_is_named(model, home):
     with serve(model) as hub:
         error = fetch(home, hub.url, revision="f" * 40).error
-    assert REPO in error and f"no commit {'f' * 40}" in error
+    assert REPO in error and f"no revision {'f' * 40}" in error
 
 
 def test_a_repository_without_needed_files_is_refused(tmp_path, home):

@@ -137,6 +137,7 @@ WRONG = [  # what the proof asks: a misspelt pass, a misspelt key, a missing sys
     ),
     (changed(input_model=MODEL | {"load_kwargs": {"revision": "main"}}), "names no commit", "'main' may change"),
     (changed(systems=flat("CudaExecutionProvider")), "'CudaExecutionProvider' is none that Olive has", "Did you mean"),
+    (changed(pass_flows=[["n"]]), "pass_flows names 'n', which is not in passes", "Valid: m"),
     (changed(search_strategy={"sampler": "tpe"}), "search_strategy without an evaluator", "Name one of evaluators"),
     ('{"passes": {}, "passes": {}}', "'passes' stands twice in one object", "Mend that line"),
     ('{"passes": ', "mine.json is not JSON", "Mend that line"),

@@ -388,6 +388,43 @@ WORKFLOWS: dict[str, tuple[dict[str, Any], str, list]] = {
             "package_genai",
         ],
     ),
+    "the oldest form: flows, providers of the engine, data of the model": (
+        {
+            "verbose": True,
+            "input_model": {
+                "type": "PyTorchModel",
+                "config": {
+                    "model_script": "user_script.py",
+                    "dummy_inputs_func": "dummy_inputs",
+                    "hf_config": {
+                        "model_name": "owner/model",
+                        "task": "text-classification",
+                        "model_loading_args": {"revision": COMMIT},
+                        "dataset": {"data_name": "glue", "subset": "mrpc"},
+                    },
+                },
+            },
+            "data_configs": {"d": {"type": "HuggingfaceContainer", "params_config": {"data_files": "some.txt"}}},
+            "evaluators": {
+                "e": {"metrics": [{"name": "a", "type": "accuracy", "sub_type": "accuracy_score", "data_config": "d"}]}
+            },
+            "passes": {
+                "conversion": {"type": "OnnxConversion", "config": {"input_names": ["input_ids"], "target_opset": 13}},
+                "quantization": {"type": "OnnxQuantization", "config": {"data_config": "__input_model_data_config__"}},
+                "unused": {"type": "OrtPerfTuning"},
+                "genai": {"type": "GenAIModelExporter", "config": {"precision": "fp32", "metadata_only": True}},
+            },
+            "pass_flows": [["conversion", "quantization"], ["conversion"]],
+            "engine": {"execution_providers": ["CPUExecutionProvider", "OpenVINOExecutionProvider"], "evaluator": "e"},
+        },
+        "cpu",
+        [
+            "export",
+            "optimize",
+            ("quantize_static", {"method": "minmax", "calibration": "calibration.txt"}),
+            "package_onnx",
+        ],
+    ),
     "alternatives with a search": (
         {
             "input_model": MODEL,

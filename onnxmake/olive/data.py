@@ -11,6 +11,7 @@ from onnxmake.olive.told import Refusal, Told
 from onnxmake.olive.workflow import flat, known, wrong
 
 KEYS = {"name", "type", "user_script", "script_dir", "components", "params_config"}
+OF_MODEL = "__input_model_data_config__"  # what older workflows call the data set of hf_config
 PARTS = ("load_dataset_config", "pre_process_data_config", "post_process_data_config", "dataloader_config")
 
 
@@ -37,6 +38,9 @@ def text_of(
 ) -> tuple[str | None, Settings]:
     """The file of a data config, none where it is a data set of the hub; samples, and tokens of each. Raises TargetError, Refusal."""
     item = f"data_configs.{name}"
+    if name == OF_MODEL:
+        told.note(item, "the model's data set is not fetched: the text that comes along stands for it")
+        return None, {}
     if name not in configs:
         raise TargetError(
             f"{where}: {name!r} is not in data_configs.",
@@ -52,7 +56,8 @@ def text_of(
             "Save what it loads as a text beside the workflow, and name that in data_files.",
         )
     parts = {part: flat(config.get(part) or {}, "params", where, f"{item}.{part}") for part in PARTS}
-    load, process = parts["load_dataset_config"], parts["pre_process_data_config"]
+    load = (config.get("params_config") or {}) | parts["load_dataset_config"]
+    process = parts["pre_process_data_config"]
     amount = {
         "samples": process.get("max_samples") or load.get("max_samples"),
         "tokens": process.get("max_seq_len") or load.get("seq_len"),

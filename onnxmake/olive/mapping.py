@@ -44,6 +44,7 @@ COMMON: dict[str, Rule] = {  # of every pass
     "convert_attribute": quiet(bool),
     "user_script": combined.script,
     "script_dir": combined.script,
+    "dataloader_func": combined.script,
 }
 DTYPES = {"float32": {}, "float16": {"cast.dtype": "fp16"}, "bfloat16": {"cast.dtype": "bf16"}, "auto": {}}
 OPSET = noted("graphs are of opset 21; the pass OnnxOpVersionConversion writes another")
@@ -140,6 +141,9 @@ TRAINED: dict[str, Rule] = {
     "eval_data_config": noted("doit check evaluates"),
     "r": to("finetune.rank", int),
     "alpha": to("finetune.alpha", float),
+    "lora_r": to("finetune.rank", int),
+    "lora_alpha": to("finetune.alpha", float),
+    "eval_dataset_size": noted("doit check evaluates"),
     "lora_dropout": to("finetune.dropout", float),
     "target_modules": combined.modules,
     "torch_dtype": each({"float32": {"finetune.dtype": "fp32"}, "bfloat16": {}, "float16": {}}),
@@ -166,7 +170,7 @@ PASSES: dict[str, Entry] = {
             "precision": combined.precision,
             **BUILDER,
             "extra_options": combined.extra(BUILDER | LATER),
-            "metadata_only": WHOLE_MODEL,
+            "metadata_only": quiet(bool),  # genai_config.json of a converted model: packaging writes it
             "search": noted("what generation does is genai_config.json's, from the checkpoint's own settings"),
         },
     ),
@@ -186,6 +190,7 @@ PASSES: dict[str, Entry] = {
             **dict.fromkeys(
                 ("use_dynamo_exporter", "device", "parallel_jobs", "merge_adapter_weights", "optimize"), quiet()
             ),
+            **dict.fromkeys(("input_names", "input_shapes", "input_types", "output_names", "dynamic_axes"), quiet()),
             "past_key_value_name": quiet(str),
             "save_metadata_for_token_generation": quiet(bool),
         },
@@ -395,6 +400,7 @@ PASSES: dict[str, Entry] = {
 }
 ALIASES = {  # older name -> today's
     "OrtPerfTuning": "OrtSessionParamsTuning",
+    "GenAIModelExporter": "ModelBuilder",
     "OnnxModelOptimizer": "OnnxPeepholeOptimizer",
     "OnnxMatMul4Quantizer": "OnnxBlockWiseRtnQuantization",
 }

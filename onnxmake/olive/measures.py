@@ -30,7 +30,7 @@ MORE = {
     "ep_options",
     "max_gen_toks",
 }
-METRIC = {"name", "type", "backend", "sub_types", "user_config", "data_config", "priority_rank"}
+METRIC = {"sub_type", "name", "type", "backend", "sub_types", "user_config", "data_config", "priority_rank"}
 SUB = {"name", "metric_config", "priority", "higher_is_better", "goal", "priority_rank"}
 TYPES = ("accuracy", "latency", "throughput", "size_on_disk", "custom")
 STRATEGY = {
@@ -95,7 +95,7 @@ def settings(
         if kind == "accuracy" and isinstance(metric.get("data_config"), str):
             file, _ = text(metric["data_config"])
             out |= {"check.text": file} if file else {}
-        for sub in metric.get("sub_types") or []:
+        for sub in metric.get("sub_types") or filter(None, [metric.get("sub_type")]):
             sub = {"name": sub} if isinstance(sub, str) else table(where, f"{item}.sub_types", sub)
             known(where, f"{item}.sub_types", sub, SUB)
             repeats = (sub.get("metric_config") or {}).get("repeat_test_num")

@@ -86,8 +86,10 @@ def repository(where: str, given: Mapping[str, Any], told: Told) -> tuple[str, s
     hub = model.get("hf_config")
     if kind.lower() == "pytorchmodel" and isinstance(hub, dict):
         known(where, "input_model", model, {*HF, *OLDER})
-        if model.get("model_script") or model.get("model_loader"):
+        if model.get("model_loader"):
             raise Refusal("input_model: a script loads it", "Name a checkpoint: HfModel with model_path.")
+        if model.get("model_script"):
+            told.note("input_model", "the script is not run: export knows the model's inputs")
         load = hub.get("load_kwargs") or hub.get("from_pretrained_args") or hub.get("model_loading_args") or {}
         model = {"model_path": hub.get("model_name"), "task": hub.get("task"), "load_kwargs": load}
     elif kind.lower() in REFUSED:

@@ -10,10 +10,10 @@ from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 from onnxmake.olive import jsonc
 
-TABLES = {
+TABLES: dict[str, Any] = {
     "input_model": dict,
     "systems": dict,
-    "data_configs": list,
+    "data_configs": (list, dict),
     "evaluators": dict,
     "engine": dict,
     "passes": dict,
@@ -23,6 +23,8 @@ ENGINE = {  # keys of the engine, in its block or at the top level -> what they 
     "host": (str, dict, type(None)),
     "target": (str, dict, type(None)),
     "evaluator": (str, dict, type(None)),
+    "execution_providers": (list, type(None)),
+    "pass_flows": (list, type(None)),
 }
 QUIET = {  # of Olive's own house: cache, logs and where results go, which are doit's business
     *(
@@ -37,7 +39,7 @@ QUIET = {  # of Olive's own house: cache, logs and where results go, which are d
     ),
     *("clean_evaluation_cache", "enable_shared_cache", "log_severity_level", "ort_log_severity_level", "log_to_file"),
     *("ort_py_log_severity_level", "evaluate_input_model", "plot_pareto_frontier", "no_artifacts", "packaging_config"),
-    *("ep_path_map", "include_packages", "auto_optimizer_config", "azureml_client", "disable_telemetry"),
+    *("ep_path_map", "include_packages", "auto_optimizer_config", "azureml_client", "disable_telemetry", "verbose"),
 }
 PASS_KEYS = {"type", "config", "host", "evaluator", "disable_search", "output_name", "clean_run_cache"}
 
@@ -127,7 +129,27 @@ def _passes(where: str, given: Mapping[str, Any]) -> tuple[tuple[Pass, ...], ...
     return tuple(out)
 
 
-def _data(where: str, given: Iterable[Any]) -> dict[str, dict[str, Any]]:
+def _flow(where: str, given: Any, passes: tuple[tuple[Pass, ...], ...]) -> tuple[tuple[Pass, ...], ...]:
+    """The passes that the first of older workflows' flows names, in its order. Raises TargetError."""
+    if not given:
+        return passes
+    named = {several[0].item.removeprefix("passes.").split("[")[0]: several for several in passes}
+    first = given[0]
+    if not isinstance(first, list) or not all(isinstance(name, str) for name in first):
+        raise wrong(where, "pass_flows", given, "a list of lists of names")
+    if unknown := [name for name in first if name not in named]:
+        raise TargetError(
+            f"{where}: pass_flows names {unknown[0]!r}, which is not in passes.",
+            "A typing error.",
+            nearest(unknown[0], named),
+        )
+    return tuple(named[name] for name in first)
+
+
+def _data(where: str, given: Any) -> dict[str, dict[str, Any]]:
+    """Name -> data config, of a list of those with names or, as in older workflows, of an object. Raises TargetError."""
+    if isinstance(given, dict):
+        return {name: table(where, f"data_configs.{name}", one) for name, one in given.items()}
     out: dict[str, dict[str, Any]] = {}
     for number, one in enumerate(given):
         name = table(where, f"data_configs[{number}]", one).get("name")
@@ -135,6 +157,14 @@ def _data(where: str, given: Iterable[Any]) -> dict[str, dict[str, Any]]:
             raise wrong(where, f"data_configs[{number}].name", name, "a name, each once")
         out[name] = one
     return out
+
+
+def _system(where: str, given: Mapping[str, Any], providers: Any) -> dict[str, Any]:
+    """The system, with the execution provider that older workflows name in their engine."""
+    system = flat(given, "config", where, "systems") if given else {}
+    if providers and not system.get("accelerators"):
+        system = {"type": "LocalSystem"} | system | {"accelerators": [{"execution_providers": providers[:1]}]}
+    return system
 
 
 def read(file: Path) -> Workflow:
@@ -158,8 +188,8 @@ def read(file: Path) -> Workflow:
     return Workflow(
         file,
         given["input_model"],
-        flat(system, "config", where, "systems") if system else {},
-        _passes(where, given.get("passes") or {}),
+        _system(where, system, engine.get("execution_providers")),
+        _flow(where, engine.get("pass_flows"), _passes(where, given.get("passes") or {})),
         _data(where, given.get("data_configs") or []),
         _named(where, "evaluator", engine.get("evaluator"), evaluators, "evaluators"),
         table(where, "search_strategy", search) if isinstance(search, dict) else ({} if search else None),
