@@ -140,6 +140,13 @@ def test_the_page_is_of_the_host_side_and_needs_no_package(file):
     assert all(n.split(".")[0] in {*sys.stdlib_module_names, "onnxmake"} for n in names)
 
 
+@pytest.mark.parametrize("file", sorted((paths.ROOT / "onnxmake" / "olive").glob("*.py")), ids=shown)
+def test_workflows_are_read_on_the_host_and_need_no_package(file):
+    names = imported(file)
+    assert all(inside(name, "onnxmake.olive", "onnxmake.build", "onnxmake.errors") for name in own(names)), own(names)
+    assert all(n.split(".")[0] in {*sys.stdlib_module_names, "onnxmake", "tabulate"} for n in names)
+
+
 def test_what_the_host_side_shares_with_steps_needs_the_standard_library_only():
     for shared in ("onnxmake.errors", *SHARED):
         for name in imported(paths.ROOT / f"{shared.replace('.', '/')}.py"):

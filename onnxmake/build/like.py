@@ -11,11 +11,16 @@ from onnxmake.errors import TargetError
 
 FILES = ("path", "text", "calibration")  # keys that name a file, relative to the target's
 RELEASE = ".release.toml"  # how the name of a file ends that names targets to release together
+WORKFLOW = (b'"input_model"', b'"passes"')  # what a JSON file says that is one of Olive
 ONE = "A target is like one other in all that it does not write itself, one level deep."
 
 
 def read(file: Path) -> tuple[str, dict[str, Any]]:
-    """The file's text and table as they stand. Raises TargetError."""
+    """The file's text and table as they stand; of a workflow of Olive, as it translates. Raises TargetError."""
+    if file.suffix == ".json":
+        from onnxmake.olive import reading  # where there is one: it takes its time
+
+        return reading.read(file)
     try:
         text = file.read_text("utf-8")
         return text, tomllib.loads(text)
@@ -33,8 +38,11 @@ def description(text: str) -> str:
 
 
 def inside(folder: Path) -> dict[str, Path]:
-    """The target files of a folder, name -> file; release files are none."""
-    return {file.stem: file for file in sorted(folder.glob("*.toml")) if not file.name.endswith(RELEASE)}
+    """The target files of a folder, name -> file: TOML, and workflows of Olive, of which one that was imported under its name is
+    none; nor are release files."""
+    workflows = [f for f in sorted(folder.glob("*.json")) if any(word in f.read_bytes() for word in WORKFLOW)]
+    found = [*workflows, *sorted(folder.glob("*.toml"))]
+    return {file.stem: file for file in found if not file.name.endswith(RELEASE)}
 
 
 def load(file: Path, files: Mapping[str, Path] | None = None, reader: Callable = read) -> tuple[str, dict[str, Any]]:

@@ -159,8 +159,11 @@ def _head(names: tuple[str, ...]) -> type:
     return make_dataclass("Head", [("device", Literal[names])])  # type: ignore[valid-type]
 
 
-def read_target(file: Path, files: Mapping[str, Path] | None = None, reader: Callable = like.read) -> Target:
-    """Read one target file, which may be like another of `files`, name -> file, or else of the same folder.
+def read_target(
+    file: Path, files: Mapping[str, Path] | None = None, reader: Callable = like.read, name: str | None = None
+) -> Target:
+    """Read one target file, which may be like another of `files`, name -> file, or else of the same folder; `name` is its file's
+    unless given.
 
     Raises TargetError with file, key, what was expected and the nearest valid name.
     """
@@ -204,7 +207,7 @@ def read_target(file: Path, files: Mapping[str, Path] | None = None, reader: Cal
             'Add [[pass]] with use = "export" above it.',
         )
     return Target(
-        file.stem,
+        name or file.stem,
         file,
         like.description(text),
         head.device,
@@ -218,8 +221,8 @@ def read_target(file: Path, files: Mapping[str, Path] | None = None, reader: Cal
     )
 
 
-def read_targets(folders: list[Path]) -> dict[str, Target | TargetError]:
-    """Every *.toml of the folders by name.
+def read_targets(folders: list[Path], more: Mapping[str, Path] | None = None) -> dict[str, Target | TargetError]:
+    """Every target file of the folders by name, and `more`, name -> file.
 
     A broken one stands as its error, so that the others still build. A later folder wins.
     """
@@ -232,11 +235,12 @@ def read_targets(folders: list[Path]) -> dict[str, Target | TargetError]:
                 "Correct ONNXMAKE_TARGETS, a list of folders.",
             )
         files |= like.inside(folder)
+    files |= more or {}
     reader = functools.cache(like.read)  # many are like one
     out: dict[str, Target | TargetError] = {}
     for name, file in files.items():
         try:
-            out[name] = read_target(file, files, reader)
+            out[name] = read_target(file, files, reader, name)
         except TargetError as error:
             out[name] = error
     return out

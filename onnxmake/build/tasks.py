@@ -3,9 +3,11 @@
 import functools
 import gc
 import inspect
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from doit import get_var
 from doit.exceptions import TaskFailed
@@ -13,8 +15,9 @@ from doit.exceptions import TaskFailed
 from onnxmake.build import execute, key, locks, paths, prebuilt, source, support
 from onnxmake.build.plan import Plan, Step, checkpoint_of, steps_of
 from onnxmake.build.releases import read_releases
+from onnxmake.build.settings import setting
 from onnxmake.build.target import Target, read_targets
-from onnxmake.errors import OnnxmakeError
+from onnxmake.errors import OnnxmakeError, TargetError
 
 CONFIG = {
     "backend": "memory",
@@ -37,6 +40,20 @@ def _stop(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
+def _given() -> dict[str, Path]:
+    """The workflow of doit olive=FILE: target olive. Raises TargetError."""
+    named = setting("olive")
+    if not named:
+        return {}
+    file = Path(named).resolve()
+    if not file.is_file():
+        raise TargetError(
+            f"olive={named} is no file.", "A typing error, or the file is elsewhere.", "Correct olive=FILE."
+        )
+    os.environ["ONNXMAKE_OLIVE"] = str(file)  # for builds that this one starts: doit verify
+    return {"olive": file}
+
+
 def load_plan() -> Plan:
     """Read all targets, and clear up after processes that were killed."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -49,7 +66,7 @@ def load_plan() -> Plan:
         locks.sweep(root / locks.WORKING)
     locks.sweep(paths.CACHE / "locks")
     try:
-        found = read_targets(paths.target_folders())
+        found = read_targets(paths.target_folders(), _given())
     except OnnxmakeError as error:
         sys.exit(f"ERROR {error}")
     override = get_var("source")

@@ -1,0 +1,299 @@
+"""Rules that say more than a name: what several options mean together, nested options, lists."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from onnxmake.build.schema import nearest
+from onnxmake.olive.rules import Place, Rule, Settings, WrongType, one_of, text, typed
+from onnxmake.olive.surgeries import SURGERIES
+from onnxmake.olive.told import Refusal
+
+LEVELS = {0: "disabled", 1: "basic", 2: "extended", 99: "all"}  # ONNX Runtime's numbers
+NUMBERS = {1: "fp32", 6: "int32", 7: "int64", 10: "fp16", 16: "bf16"}  # TensorProto.DataType
+INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "position_ids",
+    "token_type_ids",
+    "inputs_embeds",
+    "pixel_values",
+    "input_features",
+)
+OUTPUTS = ("logits", "last_hidden_state", "pooler_output", "sentence_embedding", "text_embeds", "image_embeds")
+SIZES = {  # names of Optimum's -> here
+    "batch_size": "batch",
+    "sequence_length": "sequence",
+    "past_sequence_length": "past",
+    "total_sequence_length": "total",
+    "past_sequence_length + sequence_length": "total",
+}
+ARGUMENTS = {  # of Transformers' trainer
+    "per_device_train_batch_size": ("batch_size", int),
+    "gradient_accumulation_steps": ("accumulate", int),
+    "max_steps": ("max_steps", int),
+    "learning_rate": ("learning_rate", float),
+    "lr_scheduler_type": ("schedule", str),
+    "warmup_steps": ("warmup_steps", int),
+    "weight_decay": ("weight_decay", float),
+    "seed": ("seed", int),
+    "save_steps": ("save_steps", int),
+}
+
+
+def script(value: Any, place: Place) -> Settings:
+    if value:
+        raise Refusal(
+            f"the script {value} would run code of its own", "Write what it prepares into a file beside the workflow."
+        )
+    return {}
+
+
+def precision(value: Any, place: Place) -> Settings:
+    """Of ModelBuilder: integers are weights in blocks; GPUs compute the rest in float16."""
+    name = one_of(value, ("fp32", "fp16", "bf16", "int4", "int8"))
+    number = int(name[3:]) if name.startswith("int") else 0
+    floats = "fp16" if number and place.device != "cpu" else name
+    cast = {"cast.dtype": floats} if floats in ("fp16", "bf16") else {}
+    block = {"quantize.method": "rtn", "quantize.bits": number, "quantize.block_size": 32, "quantize.implied": True}
+    return cast | (block if number else {})
+
+
+def extra(known: Mapping[str, Rule]) -> Rule:
+    """Options in an object of their own."""
+
+    def rule(value: Any, place: Place) -> Settings:
+        out: Settings = {}
+        for name, given in typed(value, dict).items():
+            if name not in known:
+                raise Refusal(f"extra_options: {name} is not known here", nearest(name, known))
+            text = given if not isinstance(given, str) else {"true": True, "false": False}.get(given.lower(), given)
+            out |= known[name](int(text) if isinstance(text, str) and text.isdigit() else text, place)
+        return out
+
+    return rule
+
+
+def op_types(value: Any, place: Place) -> Settings:
+    """Types of nodes that ModelBuilder rounds: look-ups, too, if they are named."""
+    names = value.split("/") if isinstance(value, str) else typed(value, list)
+    if unknown := [name for name in names if name not in ("MatMul", "Gemm", "Gather")]:
+        raise Refusal(f"{unknown[0]} is no type of node with weights", "Name MatMul, Gemm and Gather.")
+    return {} if "Gather" in names else {"quantize.embeddings": "keep"}
+
+
+def mixed_matmuls(value: Any, place: Place) -> Settings:
+    """matmul_mixed_precision of the builder: groups of products with other bits."""
+    out: Settings = {}
+    for part in filter(None, typed(value, str).split(",")):
+        group, _, kind = part.strip().partition(":")
+        if group not in ("last_matmul", "mixed_layers") or kind not in ("int4", "int8"):
+            raise Refusal(
+                f"{part!r} is no group with bits here", "Name last_matmul and mixed_layers, with int4 or int8."
+            )
+        if kind == "int8":
+            out |= {"quantize.lm_head": "int8"} if group == "last_matmul" else {"allocate_bits.average_bits": 5.0}
+    return out
+
+
+def level(value: Any, place: Place) -> Settings:
+    """Olive rewrites the graph by ONNX Runtime at this level; here the runtime does when it loads the model."""
+    one_of(value, [None, *LEVELS, *LEVELS.values()])
+    place.note("ONNX Runtime rewrites the graph when it loads it; OrtSessionParamsTuning chooses the level")
+    return {}
+
+
+def _at_border(
+    place: Place, inputs: list[str], outputs: list[str], dtype: str = "fp32", only: str = "fp16"
+) -> Settings:
+    """convert_io_dtype of these; where text is generated, "*" is no state. Olive does not mind where nothing is of the type."""
+    if place.generates:
+        inputs, outputs = [n for n in inputs if n != "*"], ["logits" if n == "*" else n for n in outputs]
+    given = {"dtype": dtype, "only": only, "inputs": inputs, "outputs": outputs, "may_skip": True}
+    return {f"convert_io_dtype.{option}": value for option, value in given.items()}
+
+
+def half_if_asked(options: Mapping[str, Any], place: Place) -> Settings:
+    """float16 of OrtTransformersOptimization, whose inputs and outputs stay unless told."""
+    if not options.get("float16"):
+        return {}
+    return {"cast.dtype": "fp16"} | (_at_border(place, ["*"], ["*"]) if options.get("keep_io_types", True) else {})
+
+
+def border_kept(options: Mapping[str, Any], place: Place) -> Settings:
+    """keep_io_types of OnnxFloatToFloat16: all, or those named."""
+    kept = options.get("keep_io_types", False)
+    if isinstance(kept, list):
+        return _at_border(place, [n for n in kept if n in INPUTS], [n for n in kept if n not in INPUTS])
+    return _at_border(place, ["*"], ["*"]) if typed(kept, bool) else {}
+
+
+def surgeries(value: Any, place: Place) -> Settings:
+    """GraphSurgeries: each is one of its own."""
+    out = []
+    for number, given in enumerate(typed(value, list)):
+        name = typed(given, dict).get("surgeon")
+        found = {known.lower(): known for known in SURGERIES}.get(str(name).lower())
+        if found is None:
+            raise Refusal(f"surgeries[{number}], {name}, is not known here", nearest(str(name), SURGERIES))
+        take = SURGERIES[found]
+        if isinstance(take, str):
+            raise Refusal(f"surgeries[{number}], {name}: {take}", "Leave it out.")
+        options = take({key: v for key, v in given.items() if key != "surgeon"})
+        if options:
+            out.append(options | {"may_skip": True})  # Olive does not mind a graph that has nothing of the kind
+    return {"surgery": out} if out else {}
+
+
+def shapes(options: Mapping[str, Any], place: Place) -> Settings:
+    """DynamicToFixedShape: sizes by name, or inputs' shapes."""
+    for names, values, label in (("dim_param", "dim_value", "dims"), ("input_name", "input_shape", "inputs")):
+        if options.get(names):
+            keys, given = typed(options[names], list), typed(options.get(values), list)
+            if len(keys) != len(given):
+                raise WrongType(f"as many {values} as {names}")
+            return {f"fix_shapes.{label}": {SIZES.get(key, key): size for key, size in zip(keys, given)}}
+    raise WrongType("dim_param and dim_value, or input_name and input_shape")
+
+
+def border(options: Mapping[str, Any], place: Place) -> Settings:
+    """OnnxIODataTypeConverter: a pattern is a regular expression there, which names contain."""
+    pattern = typed(options.get("name_pattern", "logits"), str)
+    if not re.fullmatch(r"[\w.]*", pattern):
+        raise Refusal(
+            f"name_pattern {pattern!r} is more than a part of a name", "Write a part of the name, without signs."
+        )
+    source, target = options.get("source_dtype", 10), options.get("target_dtype", 1)
+    glob, known = [f"*{pattern}*" if pattern else "*"], {"in": INPUTS, "out": OUTPUTS}
+    on = [side for side, names in known.items() if any(pattern in name for name in names)] or [*known]
+    dtype, only = NUMBERS[one_of(target, NUMBERS)], NUMBERS[one_of(source, NUMBERS)]
+    return _at_border(place, glob if "in" in on else [], glob if "out" in on else [], dtype, only)
+
+
+BITS = {2: "int2", 4: "int4", 8: "int8", 16: "keep", 32: "keep"}
+
+
+def parts(options: Mapping[str, Any], place: Place) -> Settings:
+    """Head and embeddings of a checkpoint's quantiser, which leaves them unless told; and modules with bits of their own."""
+    asked = {"lm_head": options.get("lm_head", False), "embeddings": options.get("embeds", False)}
+    out: Settings = {f"quantize.{part}": "same" if typed(on, bool) else "keep" for part, on in asked.items()}
+    named: dict[str, list[str]] = {}
+    for name, given in typed(options.get("overrides") or {}, dict).items():
+        if not isinstance(given, dict) or given.get("bits") not in BITS:
+            raise Refusal(f"overrides: {name} is given no bits of 2, 4, 8 or 16", "Write bits only.")
+        if given.keys() - {"bits"}:
+            place.note(f"{name} has the block size and symmetry of all the others")
+        bits, last = BITS[given["bits"]], name.split(".")[-1]
+        part = {"lm_head": "lm_head", "embed_tokens": "embeddings", "wte": "embeddings"}.get(last)
+        if part is None:
+            named.setdefault(bits, []).append(name)
+        elif asked[part]:
+            out[f"quantize.{part}"] = bits
+    return out | {f"quantize.{bits}": names for bits, names in named.items()}
+
+
+def whole_rows(options: Mapping[str, Any], place: Place) -> Settings:
+    if "group_size" not in options:
+        raise Refusal(
+            "its group_size is -1 unless said, and blocks of whole rows have no kernel", "Add group_size 128."
+        )
+    return {}
+
+
+def not_converted(value: Any, place: Place) -> Settings:
+    return {"quantize.keep": [f"*{name}*" for name in typed(value, list)]} if value else {}
+
+
+def selective(options: Mapping[str, Any], place: Place) -> Settings:
+    """SelectiveMixedPrecision: of a fixed choice of layers, or of as many weights as ratio says; allocate_bits measures which."""
+    algorithm = options.get("algorithm")
+    low, high, ratio = options.get("bits", 4), options.get("high_bits", 8), options.get("ratio")
+    if algorithm == "k_quant_last":
+        return {"next.lm_head": f"int{high}"}
+    if ratio is None and not str(algorithm).startswith(("k_quant", "high_precision")):
+        raise WrongType("an algorithm k_quant_..., or another with a ratio")
+    average = low + (high - low) * (0.25 if ratio is None else 1 - typed(ratio, float))
+    if ratio is None:
+        place.note(
+            f"allocate_bits measures which weights get {high} bits, with {average:g} on average, in place of {algorithm}'s layers"
+        )
+    return {
+        "allocate_bits.average_bits": float(round(average, 3)),
+        "allocate_bits.low_bits": low,
+        "allocate_bits.high_bits": high,
+    }
+
+
+def _integers(use: str, options: Mapping[str, Any]) -> Settings:
+    types = options.get("op_types_to_quantize")
+    return {
+        f"{use}.bits": 7 if options.get("reduce_range") else 8,
+        f"{use}.embeddings": "int8" if not types or "Gather" in types else "keep",
+    }
+
+
+def dynamic(options: Mapping[str, Any], place: Place) -> Settings:
+    if place.device != "cpu":
+        raise Refusal(
+            f"{place.device} has no kernel for activations that are quantised as the model runs",
+            "Use OnnxBlockWiseRtnQuantization.",
+        )
+    return _integers("quantize_dynamic", options)
+
+
+def static(options: Mapping[str, Any], place: Place) -> Settings:
+    method = one_of(options.get("calibrate_method", "MinMax"), ("MinMax", "Entropy", "Percentile"))
+    calibration = (
+        text("quantize_static.calibration")(options["data_config"], place) if options.get("data_config") else {}
+    )
+    return _integers("quantize_static", options) | {"quantize_static.method": method.lower()} | calibration
+
+
+def dynamic_or_static(options: Mapping[str, Any], place: Place) -> Settings:
+    mode = one_of(options.get("quant_mode", "static"), ("static", "dynamic"))
+    return (dynamic if mode == "dynamic" else static)(options, place)
+
+
+def training_text(value: Any, place: Place) -> Settings:
+    file, _ = place.text(typed(value, str))
+    if file is None:
+        raise Refusal(
+            "it is trained on files beside the workflow",
+            "Save the data set as .jsonl or .txt and name it in data_files.",
+        )
+    return {"finetune.data": file}
+
+
+def modules(value: Any, place: Place) -> Settings:
+    return {"finetune.target_modules": [f"*.{name}" for name in typed(value, list)]} if value else {}
+
+
+def training(value: Any, place: Place) -> Settings:
+    out: Settings = {}
+    given = typed(value, dict)
+    for name, one in (given | (given.get("extra_args") or {})).items():
+        if name in ARGUMENTS:
+            option, kind = ARGUMENTS[name]
+            out[f"finetune.{option}"] = typed(one, kind)
+        elif name != "extra_args":
+            place.note(f"training_args: {name} is not heeded")
+    return out
+
+
+def listed(label: str, kind: type | Mapping[Any, str]) -> Rule:
+    """One value or several."""
+
+    def rule(value: Any, place: Place) -> Settings:
+        if value is None:
+            return {}
+        values = value if isinstance(value, list) else [value]
+        take: Callable = (lambda v: typed(v, kind)) if isinstance(kind, type) else lambda v: kind[one_of(v, kind)]
+        return {label: [take(v) for v in values]}
+
+    return rule
+
+
+def session(options: Mapping[str, Any], place: Place) -> Settings:
+    if place.device != "cpu":
+        raise Refusal("sessions are measured on CPUs", "Leave it out: doit bench measures on the device.")
+    return {"tune_session.spinning": [True, False]}

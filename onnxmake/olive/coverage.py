@@ -1,0 +1,122 @@
+"""`doit coverage`: which workflows of a folder translate, and why the others do not."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxmake.build.commands import Command
+from onnxmake.build.files import write_atomically
+from onnxmake.build.report import say
+from onnxmake.build.target import read_target
+from onnxmake.errors import TargetError
+from onnxmake.olive import jsonc
+from onnxmake.olive.told import Untranslated
+from onnxmake.olive.translate import translate
+
+NO_COMMIT = "0" * 40
+
+
+@dataclass(frozen=True)
+class Found:
+    """A workflow: the types of its passes, and why it does not translate; empty where it does."""
+
+    file: str
+    passes: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+def is_workflow(given: Mapping[str, Any]) -> bool:
+    return "input_model" in given and isinstance(given.get("passes", {}), dict)
+
+
+def _types(given: Mapping[str, Any]) -> tuple[str, ...]:
+    entries = [one for e in given.get("passes", {}).values() for one in (e if isinstance(e, list) else [e])]
+    return tuple(str(one["type"]) for one in entries if isinstance(one, dict) and "type" in one)
+
+
+def look(file: Path, name: str) -> Found | None:
+    """None where the file is no workflow."""
+    try:
+        given = jsonc.read(file)
+    except TargetError:
+        return None
+    if not is_workflow(given):
+        return None
+    reasons: tuple[str, ...] = ()
+    try:
+        found = translate(file)
+        table = found.table | {"source": {"repo": "owner/name", "revision": NO_COMMIT}}
+        read_target(file, {}, lambda _: ("", table))
+    except Untranslated as error:
+        reasons = tuple(dict.fromkeys(f"{_general(item)}: {refusal.why}" for item, refusal in error.refused))
+    except TargetError as error:
+        reasons = (error.fact.removeprefix(f"{file}: "),)
+    return Found(name, _types(given), reasons)
+
+
+def _general(item: str) -> str:
+    """passes.conversion[1].target_opset -> target_opset: the reason, not the place."""
+    return re.sub(r"\[\d+\]", "", item).split(".")[-1] if item.count(".") > 1 else item.split(".")[0]
+
+
+def report(found: Sequence[Found]) -> dict[str, Any]:
+    """Counts: workflows, passes with how many of their workflows translate, reasons."""
+    right = [one for one in found if not one.reasons]
+    names = Counter(name for one in found for name in set(one.passes))
+    good = Counter(name for one in right for name in set(one.passes))
+    reasons = Counter(reason for one in found for reason in one.reasons)
+    return {
+        "workflows": len(found),
+        "translated": len(right),
+        "passes": {name: {"workflows": count, "translated": good[name]} for name, count in names.most_common()},
+        "reasons": dict(reasons.most_common()),
+        "files": {one.file: list(one.reasons) for one in found},
+    }
+
+
+def markdown(counts: Mapping[str, Any]) -> str:
+    from tabulate import tabulate
+
+    passes = [[name, one["workflows"], one["translated"]] for name, one in counts["passes"].items()]
+    reasons = [[reason.replace("|", "\\|"), count] for reason, count in counts["reasons"].items()]
+    share = f"{counts['translated']} of {counts['workflows']} workflows translate."
+    tables = [tabulate(passes, ["pass", "workflows", "of which translate"], "github")] if passes else []
+    return "\n\n".join([share, *tables, *([tabulate(reasons, ["reason", "workflows"], "github")] if reasons else [])])
+
+
+class Coverage(Command):
+    """Walk a folder for workflows of Olive, and say how many translate, by pass and reason."""
+
+    doc_purpose = "say which Olive workflows of a folder translate"
+    doc_usage = "-d FOLDER"
+    cmd_options = (
+        {"name": "folder", "short": "d", "long": "folder", "default": "", "help": "where workflows are, at any depth"},
+        {
+            "name": "json",
+            "long": "json",
+            "default": "",
+            "help": "a file to write the counts and each file's reasons to",
+        },
+    )
+
+    def get_options(self):
+        """Without doit's own -d, the folder of dodo.py."""
+        return [option for option in super().get_options() if option.name != "cwdPath"]
+
+    def work(self, plan, params, arguments):
+        folder = Path(params["folder"] or ".").resolve()
+        if not params["folder"] or arguments or not folder.is_dir():
+            raise TargetError(
+                "doit coverage takes a folder.",
+                f"{params['folder'] or 'None'} is no folder.",
+                "doit coverage -d FOLDER",
+            )
+        looked = (look(file, file.relative_to(folder).as_posix()) for file in sorted(folder.rglob("*.json")))
+        counts = report([one for one in looked if one])
+        say(markdown(counts))
+        if params["json"]:
+            write_atomically(Path(params["json"]), json.dumps(counts, indent=2) + "\n")

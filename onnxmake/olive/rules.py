@@ -1,0 +1,130 @@
+"""How an option of Olive's is read: a rule takes its value and gives settings, "pass.option" -> value, or refuses it.
+
+"quantize" stands for the quantiser, which the setting quantize.method names; "check" for [check].
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnxmake.olive.told import Refusal, Told
+
+Settings = dict[str, Any]
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an option stands: for messages, and for what its meaning depends on."""
+
+    item: str
+    device: str
+    told: Told
+    generates: bool  # whether the model is packed to generate text
+    text: Callable[
+        [str], tuple[str | None, Settings]
+    ]  # data config -> its file, where it is one, and samples and tokens
+
+    def note(self, text: str) -> None:
+        self.told.note(self.item, text)
+
+
+Rule = Callable[[Any, Place], Settings]
+
+
+class WrongType(ValueError):
+    """The value is none of what the option takes; the text says what it takes."""
+
+
+def typed(value: Any, kind: type) -> Any:
+    """The value. Raises WrongType."""
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise WrongType(KINDS[kind])
+    return value
+
+
+def one_of(value: Any, known: Mapping[Any, Any] | Sequence[Any]) -> Any:
+    """The value, of these; names in any case. Raises WrongType."""
+    plain = value.lower() if isinstance(value, str) else value
+    for name in known:
+        if plain == (name.lower() if isinstance(name, str) else name) and isinstance(value, bool) == isinstance(
+            name, bool
+        ):
+            return name
+    raise WrongType("one of " + ", ".join(map(repr, known)))
+
+
+def to(label: str, kind: type) -> Rule:
+    """The same value under another name."""
+    return lambda value, place: {label: typed(value, kind)}
+
+
+def each(known: Mapping[Any, Settings]) -> Rule:
+    """Each value stands for settings."""
+    return lambda value, place: dict(known[one_of(value, known)])
+
+
+def quiet(kind: type | None = None) -> Rule:
+    """Of no consequence for what the built model computes."""
+
+    def rule(value: Any, place: Place) -> Settings:
+        if kind is not None:
+            typed(value, kind)
+        return {}
+
+    return rule
+
+
+def noted(text: str, unless: Sequence[Any] = (None,)) -> Rule:
+    """What is said where the value is another than these."""
+
+    def rule(value: Any, place: Place) -> Settings:
+        if value not in unless:
+            place.note(text)
+        return {}
+
+    return rule
+
+
+def only(allowed: Sequence[Any], why: str, closest: str) -> Rule:
+    """Refused, where the value is another than these."""
+
+    def rule(value: Any, place: Place) -> Settings:
+        if value not in allowed:
+            raise Refusal(why, closest)
+        return {}
+
+    return rule
+
+
+def groups(label: str, largest: Sequence[int] = (16, 32, 64, 128, 256)) -> Rule:
+    """A block size; one for a whole row has no counterpart."""
+
+    def rule(value: Any, place: Place) -> Settings:
+        if typed(value, int) in largest:
+            return {label: value}
+        raise Refusal(
+            f"blocks of {value} have no kernel",
+            f"Write a block size of {', '.join(map(str, largest))}; 128 is near to whole rows.",
+        )
+
+    return rule
+
+
+def text(label: str) -> Rule:
+    """A data config: its file, and how much of it."""
+    use = label.split(".")[0]
+
+    def rule(value: Any, place: Place) -> Settings:
+        file, amount = place.text(typed(value, str))
+        taken = {f"{use}.{option}": number for option, number in amount.items()}
+        return taken | ({label: file} if file else {})
+
+    return rule

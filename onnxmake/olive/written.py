@@ -1,0 +1,47 @@
+"""A translated workflow as a target file, with what differs in comments."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from onnxmake.build import like
+from onnxmake.build.show import value
+
+
+def _block(head: str, table: Mapping[str, Any]) -> Iterator[str]:
+    lines = [
+        f"{key} = {value(given)}" for key, given in table.items() if not isinstance(given, dict) or head == "[[pass]]"
+    ]
+    if head != "[search]":
+        yield "\n".join(filter(None, [head, *lines]))
+        return
+    yield "\n".join([head, *lines])
+    for name, options in table.items():
+        if isinstance(options, dict):
+            yield "\n".join([f"[search.{name}]", *(f"{option} = {value(given)}" for option, given in options.items())])
+
+
+def moved(table: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
+    """The table with the files that it names, relative to one folder, as seen from another."""
+    out = {}
+    for key, given in table.items():
+        if isinstance(given, dict):
+            given = moved(given, old, new)
+        elif isinstance(given, list):
+            given = [moved(one, old, new) if isinstance(one, dict) else one for one in given]
+        elif key in like.FILES and given and "://" not in given:
+            given = Path(os.path.relpath(old / given, new)).as_posix()
+        out[key] = given
+    return out
+
+
+def toml(header: str, notes: list[tuple[str, str]], table: Mapping[str, Any]) -> str:
+    """The text of a target file whose table this is."""
+    head = [f"# {header}", *(f"# {item}: {text}." for item, text in notes), f"device = {value(table['device'])}"]
+    blocks = ["\n".join(head)]
+    for key in ("source", "pass", "check", "bench", "search"):
+        given = table.get(key, {})
+        for one in given if isinstance(given, list) else [given] if given else []:
+            blocks += _block("[[pass]]" if key == "pass" else f"[{key}]", one)
+    return "\n\n".join(blocks) + "\n"

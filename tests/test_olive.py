@@ -1,0 +1,381 @@
+"""Workflows of Olive as targets: what each form is here, what each wrong one is told, and that all of Olive is spoken for."""
+
+import copy
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from workflows import COMMIT, MODEL, WORKFLOWS, flat
+
+from onnxmake.build import like, paths
+from onnxmake.build.declaration import declaration, pass_names
+from onnxmake.build.gates import Check
+from onnxmake.build.target import Bench, read_target, read_targets
+from onnxmake.errors import TargetError
+from onnxmake.olive import jsonc, translate
+from onnxmake.olive.mapping import ALIASES, PASSES, REFUSED
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.text()
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+COMMENTS = st.sampled_from(["", " ", '// a " quote\n', "/* two\nlines */", "/**/", "//\n", "/* // */", "\t// */\n"])
+
+
+def write(folder, workflow, name="mine.json"):
+    (folder / "some.txt").write_text("A text.\n")
+    (folder / name).write_text(workflow if isinstance(workflow, str) else json.dumps(workflow))
+    return folder / name
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_is_a_target(tmp_path, name):
+    workflow, device, passes = WORKFLOWS[name]
+    target = read_target(write(tmp_path, workflow))
+    assert target.device == device and target.source.revision == COMMIT and target.name == "mine"
+    expected = [one if isinstance(one, tuple) else (one, {}) for one in passes]
+    assert [use.declaration.name for use in target.passes] == [use for use, _ in expected]
+    for use, (_, options) in zip(target.passes, expected):
+        assert {option: getattr(use.options, option) for option in options} == options, use.declaration.name
+
+
+def test_evaluators_are_checks_and_bench(tmp_path):
+    target = read_target(
+        write(tmp_path, WORKFLOWS["static int8 of an encoder with a text, surgeries, another opset"][0])
+    )
+    assert (target.check.text, target.check.min_top1, target.check.max_size_mb) == ("some.txt", 0.98, 25.0)
+    latency = WORKFLOWS["tutorial: conversion and optimisation, latency, joint search"][0]
+    assert read_target(write(tmp_path, latency)).bench.repeats == 7
+
+
+def test_what_a_search_leaves_open_is_searched(tmp_path):
+    target = read_target(write(tmp_path, WORKFLOWS["alternatives with a search"][0]))
+    axes = {axis.label: axis.values for axis in target.search.axes}
+    assert axes == {"quantize_kquant.block_size": (32, 128), "quantize_kquant.symmetric": (False, True)}
+    assert target.search.settings.trials == 5
+    workflow = copy.deepcopy(WORKFLOWS["alternatives with a search"][0])
+    support = {"olive_parameter_type": "SearchParameter", "type": "Categorical", "support": [16, 64]}
+    workflow["passes"] = {"m": {"type": "ModelBuilder", "precision": "int4", "int4_block_size": support}}
+    axes = read_target(write(tmp_path, workflow)).search.axes
+    assert [(axis.label, axis.values) for axis in axes] == [("quantize_rtn.block_size", (16, 64))]
+
+
+def test_a_search_over_nothing_is_none_and_is_said(tmp_path):
+    file = write(tmp_path, WORKFLOWS["tutorial: conversion and optimisation, latency, joint search"][0])
+    assert read_target(file).search is None
+    assert (
+        "search_strategy",
+        "no option of the passes is left open: there is nothing to search",
+    ) in translate.translate(file).told.notes
+
+
+def test_without_a_search_the_first_alternative_counts(tmp_path):
+    workflow = {
+        key: value for key, value in WORKFLOWS["alternatives with a search"][0].items() if key != "search_strategy"
+    }
+    target = read_target(write(tmp_path, workflow))
+    assert target.passes[2].options.block_size == 32 and target.search is None
+
+
+def test_a_local_checkpoint_lies_beside_the_workflow(tmp_path):
+    (tmp_path / "mine").mkdir()
+    file = write(
+        tmp_path,
+        {"input_model": {"type": "HfModel", "model_path": "mine"}, "passes": {"m": {"type": "OnnxConversion"}}},
+    )
+    assert read_target(file).source.path == "mine"
+
+
+def changed(**changes):
+    """A right workflow with some keys changed; path__key for those of the pass, None leaves one out."""
+    workflow = {
+        "input_model": copy.deepcopy(MODEL),
+        "systems": flat("CPUExecutionProvider"),
+        "target": "local_system",
+        "passes": {"m": {"type": "ModelBuilder", "precision": "int4"}},
+    } | changes
+    return {key: value for key, value in workflow.items() if value is not None}
+
+
+def a_pass(**options):
+    return changed(passes={"m": {"type": "ModelBuilder", "precision": "int4"} | options})
+
+
+WRONG = [  # what the proof asks: a misspelt pass, a misspelt key, a missing system, a wrong type, a path outside; and more
+    (a_pass(type="ModelBuildr"), "passes.m.type = 'ModelBuildr' is no pass of Olive's", "'ModelBuilder'"),
+    (a_pass(int4_blok_size=32), "passes.m: unknown key 'int4_blok_size'", "'int4_block_size'"),
+    (changed(evaluatr={}), "unknown key 'evaluatr'", "'evaluator'"),
+    (changed(engine={"hosst": "x"}), "engine: unknown key 'hosst'", "'host'"),
+    (changed(target="gpu_system"), "target = 'gpu_system' is not the name of any in systems", "'local_system'"),
+    (changed(evaluator="e"), "evaluator = 'e' is not the name of any in evaluators", "Add evaluators"),
+    (changed(host="h", systems=None, target=None), "host = 'h' is not the name of any in systems", "Add systems"),
+    (a_pass(int4_is_symmetric="yes"), "passes.m.int4_is_symmetric = 'yes' is not true or false", "true or false"),
+    (a_pass(precision=4), "passes.m.precision = 4 is not one of 'fp32'", "Write one of"),
+    (changed(passes=[]), "passes = [] is not an object", "Write an object"),
+    (
+        changed(passes={"m": {"precision": "int4"}}),
+        "passes.m.type = None is not the name of a pass",
+        "the name of a pass",
+    ),
+    (changed(systems={"local_system": 1}), "systems.local_system = 1 is not an object", "an object"),
+    (changed(input_model=None), "input_model is missing", "Add input_model"),
+    (changed(input_model={"type": "HfModl"}), "input_model.type = 'HfModl'", "'HfModel'"),
+    (
+        changed(input_model=MODEL | {"task": "text-generaton"}),
+        "input_model.task = 'text-generaton'",
+        "'text-generation'",
+    ),
+    (
+        changed(input_model=MODEL | {"model_path": "../owner/model"}),
+        "'../owner/model' is no folder",
+        "Correct model_path",
+    ),
+    (
+        changed(input_model={"type": "HfModel", "model_path": "owner/model"}),
+        "names no commit of owner/model",
+        "doit import -c",
+    ),
+    (changed(input_model=MODEL | {"load_kwargs": {"revision": "main"}}), "names no commit", "'main' may change"),
+    (changed(systems=flat("CudaExecutionProvider")), "'CudaExecutionProvider' is none that Olive has", "Did you mean"),
+    (changed(pass_flows=[["n"]]), "pass_flows names 'n', which is not in passes", "Valid: m"),
+    (changed(search_strategy={"sampler": "tpe"}), "search_strategy without an evaluator", "Name one of evaluators"),
+    ('{"passes": {}, "passes": {}}', "'passes' stands twice in one object", "Mend that line"),
+    ('{"passes": ', "mine.json is not JSON", "Mend that line"),
+    ("[]", "is not a JSON object", "Name the workflow's file"),
+]
+
+
+@pytest.mark.parametrize("workflow, fact, more", WRONG, ids=[fact for _, fact, _ in WRONG])
+def test_what_is_wrong_is_one_error_before_anything_runs(tmp_path, workflow, fact, more):
+    with pytest.raises(TargetError) as error:
+        read_target(write(tmp_path, workflow))
+    assert fact in error.value.fact and "mine.json" in error.value.fact and more in str(error.value)
+
+
+def calibrated(**config):
+    data = {"name": "d", "type": "HuggingfaceContainer", "load_dataset_config": config}
+    return changed(passes={"g": {"type": "Gptq", "data_config": "d"}}, data_configs=[data])
+
+
+@pytest.mark.parametrize("path", ["../some.txt", "/etc/hostname", "a/../../some.txt"])
+def test_a_file_outside_the_workflow_s_folder_is_not_read(tmp_path, path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "some.txt").write_text("Another's text.")
+    with pytest.raises(TargetError, match="lies outside the workflow's folder"):
+        read_target(write(tmp_path / "inner", calibrated(data_files=path)))
+
+
+def test_a_link_out_of_the_workflow_s_folder_is_not_followed(tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "other.txt").write_text("Another's text.")
+    (tmp_path / "inner" / "link.txt").symlink_to(tmp_path / "other.txt")
+    with pytest.raises(TargetError, match="lies outside the workflow's folder"):
+        read_target(write(tmp_path / "inner", calibrated(data_files="link.txt")))
+
+
+def test_a_data_config_that_is_not_there(tmp_path):
+    with pytest.raises(TargetError, match="'e' is not in data_configs"):
+        read_target(write(tmp_path, calibrated() | {"passes": {"g": {"type": "Gptq", "data_config": "e"}}}))
+    with pytest.raises(TargetError, match="'none.txt' is no file"):
+        read_target(write(tmp_path, calibrated(data_files="none.txt")))
+
+
+REFUSALS = [
+    (changed(passes={"q": {"type": "QNNConversion"}}), "passes.q: QNNConversion: it is of Qualcomm's SDK", "cpu"),
+    (changed(systems=flat("QNNExecutionProvider", "npu")), "systems: QNNExecutionProvider", "CPUExecutionProvider"),
+    (changed(systems=flat("CPUExecutionProvider", "npu")), "systems: npu: an NPU is no device here", "cpu"),
+    (changed(input_model={"type": "ONNXModel", "model_path": "m.onnx"}), "it starts from an ONNX file", "checkpoint"),
+    (changed(passes={}), "passes: there are none", "doit new"),
+    (a_pass(int4_nodes_to_exclude=["/lm_head/MatMul"]), "it names nodes of the graph that Olive makes", "keep ="),
+    (a_pass(user_script="run.py"), "the script run.py would run code of its own", "a file beside the workflow"),
+    (a_pass(int4_block_size=512), "blocks of 512 have no kernel", "128"),
+    (
+        changed(passes={"s": {"type": "SelectiveMixedPrecision", "algorithm": "snr", "ratio": 0.5}}),
+        "by no quantiser",
+        "Rtn",
+    ),
+    (
+        changed(evaluator={"metrics": [{"name": "c", "type": "custom", "user_config": {"user_script": "e.py"}}]}),
+        "a script evaluates",
+        "perplexity",
+    ),
+    (
+        changed(
+            passes={"q": [{"type": "Rtn"}, {"type": "Gptq"}]},
+            search_strategy={"sampler": "tpe"},
+            evaluator={"metrics": []},
+        ),
+        "its alternatives are passes",
+        "a workflow for each",
+    ),
+]
+
+
+@pytest.mark.parametrize("workflow, why, closest", REFUSALS, ids=[why for _, why, _ in REFUSALS])
+def test_what_has_no_counterpart_is_refused_with_the_closest(tmp_path, workflow, why, closest):
+    with pytest.raises(TargetError) as error:
+        read_target(write(tmp_path, workflow))
+    assert why in str(error.value) and closest in error.value.action
+
+
+def test_all_that_is_refused_is_named_at_once(tmp_path):
+    workflow = changed(
+        systems=flat("OpenVINOExecutionProvider"),
+        passes={
+            "a": {"type": "QuaRot"},
+            "b": {"type": "ModelBuilder", "precision": "int4", "exclude_embeds": True, "exclude_lm_head": True},
+        },
+    )
+    with pytest.raises(TargetError, match="4 items have no counterpart") as error:
+        read_target(write(tmp_path, workflow))
+    for item in ("systems: ", "passes.a: QuaRot", "passes.b.exclude_embeds: ", "passes.b.exclude_lm_head: "):
+        assert item in error.value.cause
+
+
+def test_every_setting_of_the_table_is_an_option_of_the_pass_it_names():
+    for olive, entry in PASSES.items():
+        method = entry.settings.get("quantize.method")
+        for label in entry.settings:
+            use, _, option = label.partition(".")
+            if option in ("", "method", "may_skip"):
+                continue
+            use = f"quantize_{method}" if use == "quantize" else use
+            if use in pass_names():
+                assert option in declaration(use).options.__dataclass_fields__, (olive, label)
+
+
+def test_every_label_that_a_rule_gives_is_an_option():
+    """Read off the source: what only some value of some option gives is in it, too."""
+    quantiser = vars(declaration("quantize_gptq").options)["__dataclass_fields__"]
+    here = {
+        "quantize": {*quantiser, "method", "implied"},
+        "check": Check.__dataclass_fields__,
+        "bench": Bench.__dataclass_fields__,
+    }
+    source = "".join(
+        (paths.ROOT / "onnxmake" / "olive" / f"{name}.py").read_text() for name in ("mapping", "combined", "measures")
+    )
+    labels = set(re.findall(r'"([a-z_]+)\.([a-z_]+)"', source))
+    assert len(labels) > 30
+    for use, option in labels - {("next", "lm_head"), ("model", "onnx")}:
+        if use in here or use in pass_names():
+            known = here.get(use) or {*declaration(use).options.__dataclass_fields__, "may_skip"}
+            assert option in known, (use, option)
+        else:
+            assert use in ("finetune", "search"), (use, option)
+
+
+OLIVE = [
+    "AddOliveMetadata",
+    "AimetQuantization",
+    "AutoAWQQuantizer",
+    "AutoClip",
+    "CaptureLayerAnnotations",
+    "CaptureSplitInfo",
+    "ComposeOnnxModels",
+    "DoRA",
+    "DynamicToFixedShape",
+    "EPContextBinaryGenerator",
+    "ExtractAdapters",
+    "Gptq",
+    "GptqModel",
+    "GptqQuantizer",
+    "GraphSurgeries",
+    "IncDynamicQuantization",
+    "IncQuantization",
+    "IncStaticQuantization",
+    "InputNCHWtoNHWC",
+    "KQuant",
+    "LoHa",
+    "LoKr",
+    "LoRA",
+    "LoftQ",
+    "MatMulNBitsToQDQ",
+    "MergeAdapterWeights",
+    "MixedPrecisionOverrides",
+    "MobiusBuilder",
+    "ModelBuilder",
+    "NVModelOptGraphSurgery",
+    "NVModelOptQuantization",
+    "OnnxBlockWiseRtnQuantization",
+    "OnnxBnb4Quantization",
+    "OnnxConversion",
+    "OnnxDiscrepancyCheck",
+    "OnnxDynamicQuantization",
+    "OnnxFloatToFloat16",
+    "OnnxHqqQuantization",
+    "OnnxIODataTypeConverter",
+    "OnnxKQuantQuantization",
+    "OnnxOpVersionConversion",
+    "OnnxPeepholeOptimizer",
+    "OnnxQuantization",
+    "OnnxQuantizationPreprocess",
+    "OnnxScriptFusion",
+    "OnnxStaticQuantization",
+    "OpenVINOConversion",
+    "OpenVINOEncapsulation",
+    "OpenVINOIoUpdate",
+    "OpenVINOOptimumConversion",
+    "OpenVINOQuantization",
+    "OpenVINOQuantizationWithAccuracy",
+    "OpenVINOWeightCompression",
+    "OptimumConversion",
+    "OptimumMerging",
+    "OrtMixedPrecision",
+    "OrtSessionParamsTuning",
+    "OrtTransformersOptimization",
+    "QLoRA",
+    "QNNContextBinaryGenerator",
+    "QNNConversion",
+    "QNNModelLibGenerator",
+    "QNNPreprocess",
+    "QairtEncapsulation",
+    "QairtGenAIBuilder",
+    "QairtMHA2SHA",
+    "QairtPipelinePass",
+    "QairtPreparation",
+    "QuaRot",
+    "QuarkQuantization",
+    "Rtn",
+    "SDLoRA",
+    "SelectiveMixedPrecision",
+    "SliceGPT",
+    "SparseGPT",
+    "SpinQuant",
+    "SplitModel",
+    "StaticLLM",
+    "VitisAIAddMetaData",
+    "VitisGenerateModelLLM",
+    "VitisGenerateModelSD",
+]
+
+
+def test_every_pass_of_olive_is_spoken_for():
+    assert len(OLIVE) == 81 and {*OLIVE} <= {*PASSES, *REFUSED}
+
+
+def test_no_pass_is_spoken_for_twice():
+    assert not PASSES.keys() & REFUSED.keys() and set(ALIASES.values()) <= PASSES.keys()
+    assert all(why[-1] not in ".!" and closest.endswith(".") for why, closest in REFUSED.values())
+
+
+@given(VALUES, st.lists(COMMENTS, min_size=8))
+def test_comments_change_nothing(value, comments):
+    dumped = json.dumps(value)
+    tokens = [t for t in jsonc.re.split(r'("(?:\\.|[^"\\])*"|[\[\]{},:])', dumped) if t]
+    text = "".join(token + comments[i % len(comments)] for i, token in enumerate(tokens))
+    stripped = jsonc.without_comments(text)
+    assert json.loads(stripped) == value
+    assert len(stripped) == len(text) and stripped.count("\n") == text.count("\n")
+    assert jsonc.without_comments(dumped) == dumped
+
+
+def test_a_target_folder_holds_both_forms_and_toml_wins_and_other_json_is_none(tmp_path):
+    write(tmp_path, changed(), "a.json")
+    write(tmp_path, changed(), "b.json")
+    (tmp_path / "b.toml").write_text('like = "a"\ndevice = "cuda"\n')
+    (tmp_path / "counts.json").write_text('{"workflows": 3}')
+    assert {name: file.suffix for name, file in like.inside(tmp_path).items()} == {"a": ".json", "b": ".toml"}
+    found = read_targets([tmp_path], {"olive": tmp_path / "a.json"})
+    assert {name: target.device for name, target in found.items()} == {"a": "cpu", "b": "cuda", "olive": "cpu"}
+    assert found["olive"].name == "olive" and found["a"].description == "model for cpu, by the Olive workflow a.json."
