@@ -4,6 +4,7 @@ Invariant: the model's bytes hold everything it needs; no reference to the check
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ ENVIRONMENT = "cpu"
 READS = (
     "model.onnx",
     "quantized.safetensors?",
+    "*.onnx_adapter",
     "checkpoint/config.json",
     "checkpoint/generation_config.json?",
     "checkpoint/model.safetensors.index.json?",
@@ -53,7 +55,7 @@ def _json(path: Path) -> dict:
         ) from error
 
 
-def run(src: Path, out: Path, o: Options) -> None:
+def run(src: Path, out: Path, o: Options) -> Iterable[str]:
     checkpoint = src / "checkpoint"
     model = ir.load(src / "model.onnx")
     if not any(output.name.startswith("present.") for output in model.graph.outputs):
@@ -74,3 +76,4 @@ def run(src: Path, out: Path, o: Options) -> None:
     )
     (out / "genai_config.json").write_text(json.dumps(config, indent=2) + "\n")
     copy_files(checkpoint, out, CONSUMED)
+    return {path.name for path in src.glob("*.onnx_adapter")}

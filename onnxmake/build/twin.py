@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from onnxmake.build import execute, paths, quality, store, support
@@ -21,7 +22,8 @@ TIMES, TIMES_ROUTED = 2.0, 8.0
 
 def _graph_steps(target: Target, checkpoint: Checkpoint) -> list[Step]:
     """Those that rewrite the graph: what comes behind them lays out files, and changes what has been laid out."""
-    steps = steps_of(target, checkpoint)
+    passes = tuple(use for use in target.passes if use.declaration.name not in quality.UNTWINNED)
+    steps = steps_of(replace(target, passes=passes), checkpoint)
     return steps[: quality.unpackaged(step.name for step in steps)]
 
 
