@@ -15,6 +15,7 @@ from onnxmake.model.training import train
 ENVIRONMENT = "finetune"
 TUNES = True
 RESUMES = True
+UNIT = "steps"
 MEMORY_MB = 4000
 TIMEOUT_S = 48 * 3600
 READS = (

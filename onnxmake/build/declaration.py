@@ -14,7 +14,7 @@ from onnxmake.build.device import tables
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 
-DECLARED = {"ENVIRONMENT", "READS", "MEMORY_MB", "GPUS", "TIMEOUT_S", "MACHINE", "TUNES", "RESUMES"}
+DECLARED = {"ENVIRONMENT", "READS", "MEMORY_MB", "GPUS", "TIMEOUT_S", "MACHINE", "TUNES", "RESUMES", "UNIT"}
 LIGHT = {"dataclasses", "typing", "onnxmake.model.options"}
 
 
@@ -35,6 +35,7 @@ class Declaration:
     machine: bool = False  # its result is measured: another machine, or another time, may give another
     tunes: bool = False  # later passes see its files as the checkpoint's
     resumes: bool = False  # goes on from what a run that was stopped has left
+    unit: str = "B"  # of its progress: bytes
 
 
 def pass_names() -> list[str]:
@@ -96,4 +97,5 @@ def read_declaration(name: str) -> Declaration:
         namespace.get("MACHINE", False),
         namespace.get("TUNES", False),
         namespace.get("RESUMES", False),
+        namespace.get("UNIT", "B"),
     )

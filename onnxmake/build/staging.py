@@ -78,6 +78,7 @@ def job_of(step: Step, explained: Mapping[str, Any], work: Path, gpus: Sequence[
         memory_mb=step.use.memory_mb,
         seconds=declared.timeout_s,
         gpus=tuple(gpus),
+        unit=declared.unit,
     )
 
 

@@ -47,7 +47,14 @@ def _end(checkpoint: Path) -> list[int]:
 
 
 def _rows(data: Path, template: str) -> Iterator[str]:
-    columns = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    try:
+        columns = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise TargetError(
+            f"text_template = {template!r} is none: {error}.",
+            "Braces name columns.",
+            "Write {{ for a brace of the text.",
+        ) from None
     for number, line in enumerate(data.read_text("utf-8").splitlines(), 1):
         if not line.strip():
             continue
