@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxmake.errors import CheckpointError, PassError
 from onnxmake.model import genai
+from onnxmake.model.adapters import carried
 from onnxmake.model.assemble import assemble, copy_files
 from onnxmake.model.head import last_token_only
 from onnxmake.model.lowering import Device, provider_options
@@ -64,6 +65,7 @@ def run(src: Path, out: Path, o: Options) -> Iterable[str]:
             "It is an encoder.",
             "Use package_onnx in place of package_genai.",
         )
+    adapters = carried(model.graph, src)
     genai.equal_widths(model.graph)
     if o.logits == "last":
         last_token_only(model.graph)
@@ -76,4 +78,4 @@ def run(src: Path, out: Path, o: Options) -> Iterable[str]:
     )
     (out / "genai_config.json").write_text(json.dumps(config, indent=2) + "\n")
     copy_files(checkpoint, out, CONSUMED)
-    return {path.name for path in src.glob("*.onnx_adapter")}
+    return adapters

@@ -137,6 +137,18 @@ def attach(graph: ir.Graph, changed: Collection[str], shapes: Mapping[str, Seque
     return branches
 
 
+def carried(graph: ir.Graph, src: Path) -> set[str]:
+    """Names of the adapters' files that belong to a graph. Raises PassError where a pass in between has left them behind."""
+    names = {file.name for file in src.glob(f"*{SUFFIX}")}
+    if not names and any(value.name.endswith(DOWN) for value in graph.inputs):
+        raise PassError(
+            "The adapters that were attached are gone.",
+            "A pass behind attach_adapters reads the graph alone.",
+            "Let attach_adapters come right before packaging.",
+        )
+    return names
+
+
 def write(file: Path, arrays: Iterable[Mapping[str, np.ndarray]], dtype: ir.DataType) -> None:
     """An adapter as ONNX Runtime reads it, its values in the type of the graph's activations."""
     import onnxruntime as ort
