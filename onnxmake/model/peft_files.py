@@ -16,7 +16,9 @@ from onnxmake.model.tuned import Factors, whole
 
 PREFIX = "base_model.model."
 DOWN, UP, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
-PLAIN = {  # settings that change what the factors mean, and the values under which they mean what is computed here
+PLAIN: dict[
+    str, tuple
+] = {  # settings that change what the factors mean, and the values under which they mean what is computed here
     "peft_type": ("LORA",),
     "fan_in_fan_out": (False, None),
     "bias": ("none", None),
