@@ -54,7 +54,7 @@ def test_it_does_not_change_with_anything_else(output, containers, file):
 
 
 def test_windows_has_no_image_for_linux_and_an_unknown_one_names_those_there_are(output):
-    assert image.names() == ["cpu", "cuda", "data", "torch"]
+    assert image.names() == ["cpu", "cuda", "data", "finetune", "torch"]
     for env in ("directml", "none"):
         with pytest.raises(EnvironmentMissing, match=f"no image '{env}'") as caught:
             recipe(env=env)
