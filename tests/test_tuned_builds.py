@@ -94,6 +94,21 @@ def test_what_stands_behind_a_tuning_pass_needs_a_graph(tmp_path):
         target_of(tmp_path, 'use = "finetune"\ndata = "e.txt"', 'use = "export"')
 
 
+@pytest.mark.parametrize(
+    ("adapters", "last", "said"),
+    [
+        (("a", "a"), "attach_adapters", r"\[\[pass\]\] 2 \(finetune\): adapter = 'a' is there already"),
+        (("a", ""), "attach_adapters", r"2 \(finetune\) changes the weights that the adapter 'a' is made for"),
+        (("", "a", "b"), "optimize", "the adapter 'a' is made, and no pass attaches it"),
+    ],
+)
+def test_no_adapter_is_lost_or_meets_other_weights_than_its_own(tmp_path, adapters, last, said):
+    (tmp_path / "d.txt").write_text("text")
+    tuning = [f'use = "finetune"\ndata = "d.txt"\nadapter = "{name}"' for name in adapters]
+    with pytest.raises(TargetError, match=said):
+        target_of(tmp_path, *tuning, 'use = "export"', f'use = "{last}"')
+
+
 def test_a_twin_goes_without_what_has_the_checkpoints_widths(output):
     target = read_target(paths.TARGETS / "tiny-adapter-cpu.toml")
     names = [step.name for step in twin._graph_steps(target, checkpoint_of(target))]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxmake.build import like, paths, space
+from onnxmake.build import like, paths, space, tuning
 from onnxmake.build.declaration import Declaration, declaration
 from onnxmake.build.device import devices
 from onnxmake.build.gates import Check
@@ -204,6 +204,7 @@ def read_target(file: Path, files: Mapping[str, Path] | None = None, reader: Cal
             "The target does not begin with export.",
             'Add [[pass]] with use = "export" above it.',
         )
+    tuning.check(uses, where)
     return Target(
         file.stem,
         file,
