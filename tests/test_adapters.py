@@ -269,6 +269,17 @@ def test_what_peft_saves_is_merged_as_peft_merges_it(tmp_path, dora):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_a_dora_can_be_merged_only(tmp_path):
+    found = random((768, 256), 3, 1)
+    dora = {UP: Factors(found.down, found.up, np.ones(768, np.float32))}
+    with pytest.raises(UnsupportedError, match="The adapter is a DoRA"):
+        tuned.save(TINY, tmp_path, "one", dora)
+    tuned.save(TINY, tmp_path, "", dora)
+    tensor = read_header(tmp_path / "tuned.safetensors")[f"{UP}.weight"]
+    rows = np.fromfile(tensor.path, np.float32, offset=tensor.offset).reshape(tensor.shape)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("settings", "more", "error", "said"),
     [

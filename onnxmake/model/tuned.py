@@ -12,7 +12,7 @@ import numpy as np
 from onnxmake.errors import CheckpointError, UnsupportedError
 from onnxmake.model.prequantized import TUNED, Stored, read_logical
 from onnxmake.model.reader import Reader
-from onnxmake.model.safetensors import Tensor, header_of, read_header
+from onnxmake.model.safetensors import header_of, read_header
 
 SUFFIX = ".lora"  # of an adapter's file
 DOWN, UP = ".lora_A", ".lora_B"  # of its tensors
@@ -43,12 +43,18 @@ def weight_of(module: str) -> str:
 def save(checkpoint: Path, out: Path, adapter: str, factors: Mapping[str, Factors]) -> None:
     """Write the factors of some modules as the adapter of that name or, if it is empty, the checkpoint's weights with them merged in.
 
-    Raises CheckpointError where they are not of this checkpoint, UnsupportedError where the form cannot hold them.
+    Raises CheckpointError where they are not of this checkpoint, UnsupportedError for an adapter that is no sum (DoRA).
     """
     tensors = read_logical(checkpoint)
     for module, found in factors.items():
         _check(tensors, module, found)
     if adapter:
+        if any(found.magnitude is not None for found in factors.values()):
+            raise UnsupportedError(
+                "The adapter is a DoRA, whose changes are no sum that a graph could add.",
+                "It scales the rows of weights, too.",
+                "Merge it: leave out adapter = ...",
+            )
         arrays = {m + suffix: array for m, f in factors.items() for suffix, array in ((DOWN, f.down), (UP, f.up))}
         _write(out / f"{adapter}{SUFFIX}", {name: a.shape for name, a in arrays.items()}, arrays.values())
         return
@@ -86,12 +92,6 @@ def _check(tensors: Mapping[str, Stored], module: str, found: Factors) -> None:
             f"The adapter changes {module} by factors {list(found.down.shape)} and {list(found.up.shape)}; its weight {has}.",
             "The adapter was made for another model.",
             "Compare it with the target's source.",
-        )
-    if not isinstance(weight, Tensor) and found.magnitude is not None:
-        raise UnsupportedError(
-            f"{weight_of(module)} is stored quantised, and DoRA needs its values.",
-            "The checkpoint is a quantised one.",
-            "Tune the model's unquantised checkpoint.",
         )
     if not all(np.isfinite(part).all() for part in (found.down, found.up)):
         raise CheckpointError(
