@@ -4,6 +4,7 @@ Invariant: the model's bytes hold everything it needs; no reference to the check
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ import onnx_ir as ir
 
 from onnxmake.errors import CheckpointError, PassError
 from onnxmake.model import genai
+from onnxmake.model.adapters import carried
 from onnxmake.model.assemble import assemble, copy_files
 from onnxmake.model.head import last_token_only
 from onnxmake.model.lowering import Device, provider_options
@@ -22,6 +24,7 @@ ENVIRONMENT = "cpu"
 READS = (
     "model.onnx",
     "quantized.safetensors?",
+    "*.onnx_adapter",
     "checkpoint/config.json",
     "checkpoint/generation_config.json?",
     "checkpoint/model.safetensors.index.json?",
@@ -53,7 +56,7 @@ def _json(path: Path) -> dict:
         ) from error
 
 
-def run(src: Path, out: Path, o: Options) -> None:
+def run(src: Path, out: Path, o: Options) -> Iterable[str]:
     checkpoint = src / "checkpoint"
     model = ir.load(src / "model.onnx")
     if not any(output.name.startswith("present.") for output in model.graph.outputs):
@@ -62,6 +65,7 @@ def run(src: Path, out: Path, o: Options) -> None:
             "It is an encoder.",
             "Use package_onnx in place of package_genai.",
         )
+    adapters = carried(model.graph, src)
     genai.equal_widths(model.graph)
     if o.logits == "last":
         last_token_only(model.graph)
@@ -74,3 +78,4 @@ def run(src: Path, out: Path, o: Options) -> None:
     )
     (out / "genai_config.json").write_text(json.dumps(config, indent=2) + "\n")
     copy_files(checkpoint, out, CONSUMED)
+    return adapters

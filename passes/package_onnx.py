@@ -3,11 +3,13 @@
 Invariant: the model's bytes hold everything it needs; no reference to the checkpoint is left.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
+from onnxmake.model.adapters import carried
 from onnxmake.model.assemble import assemble, copy_files
 from onnxmake.model.lowering import Device
 from onnxmake.model.progress import progress
@@ -17,6 +19,7 @@ ENVIRONMENT = "cpu"
 READS = (
     "model.onnx",
     "quantized.safetensors?",
+    "*.onnx_adapter",
     "checkpoint/config.json",
     "checkpoint/model.safetensors.index.json?",
     "checkpoint/*.safetensors",
@@ -38,7 +41,9 @@ class Options:
     device: Device
 
 
-def run(src: Path, out: Path, o: Options) -> None:
-    checkpoint = src / "checkpoint"
-    assemble(ir.load(src / "model.onnx"), o.device, checkpoint, out, progress, src / FILE)
+def run(src: Path, out: Path, o: Options) -> Iterable[str]:
+    checkpoint, model = src / "checkpoint", ir.load(src / "model.onnx")
+    adapters = carried(model.graph, src)
+    assemble(model, o.device, checkpoint, out, progress, src / FILE)
     copy_files(checkpoint, out, CONSUMED)
+    return adapters

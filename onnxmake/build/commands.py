@@ -17,7 +17,7 @@ ABOUT = """
 doit new -m OWNER/NAME          write a target for a model        (--device D --precision P; --build: build it, too)
 doit build:NAME                 build one target into dist/NAME   (doit build: all of them)
 doit show:NAME                  the target with every option, as it is read
-doit try:NAME -p "text"         generate text with it
+doit try:NAME -p "text"         generate text with it             (-a NAME: with that adapter)
 doit bench:NAME                 measure it                        (doit bench: all that are built)
 doit check:NAME                 is it right, and how good?        (doit check: all that are built)
 doit verify:NAME                does a second build give the same? (doit verify: all that are built)

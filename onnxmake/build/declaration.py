@@ -14,7 +14,7 @@ from onnxmake.build.device import tables
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 
-DECLARED = {"ENVIRONMENT", "READS", "MEMORY_MB", "GPUS", "TIMEOUT_S", "MACHINE"}
+DECLARED = {"ENVIRONMENT", "READS", "MEMORY_MB", "GPUS", "TIMEOUT_S", "MACHINE", "TUNES", "RESUMES", "UNIT"}
 LIGHT = {"dataclasses", "typing", "onnxmake.model.options"}
 
 
@@ -33,6 +33,9 @@ class Declaration:
     gpus: int
     timeout_s: int
     machine: bool = False  # its result is measured: another machine, or another time, may give another
+    tunes: bool = False  # later passes see its files as the checkpoint's
+    resumes: bool = False  # goes on from what a run that was stopped has left
+    unit: str = "B"  # of its progress: bytes
 
 
 def pass_names() -> list[str]:
@@ -92,4 +95,7 @@ def read_declaration(name: str) -> Declaration:
         namespace.get("GPUS", 0),
         namespace.get("TIMEOUT_S", 4 * 3600),
         namespace.get("MACHINE", False),
+        namespace.get("TUNES", False),
+        namespace.get("RESUMES", False),
+        namespace.get("UNIT", "B"),
     )

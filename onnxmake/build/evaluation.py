@@ -1,5 +1,6 @@
 """Evaluate a built target against its unquantised model, in the cpu environment."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -22,12 +23,16 @@ def evaluate(target: Target, steps: Sequence[Step]) -> dict[str, Any]:
     graph = steps[quality.semantic(step.name for step in steps) - 1].record["files"]["model.onnx"]
     with storage_errors("lay out the unquantised graph"):
         work = Path(tempfile.mkdtemp(dir=locks.scratch(paths.BUILD)))
+        view = work / "checkpoint"  # with what the target's own passes have tuned
     try:
         store.lay_out({"captured.onnx": graph}, work, link=False)
+        store.lay_out(steps[-1].tuned, view, link=True)
+        for original in originals:
+            os.symlink(original, view / Path(original).name)
         action = {
             "model": str(model),
             "graph": str(work / "captured.onnx"),
-            "checkpoint": str(checkpoint),
+            "checkpoint": str(view),
             "text": str(text),
             "window": target.check.window,
             "stride": target.check.step,

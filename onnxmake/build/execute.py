@@ -91,7 +91,9 @@ def _run(step: Step, explained: dict, digest: str) -> store.Entry:
         staging.check_unchanged(step, explained, work)
         kept = {name: step.before.record["files"][name] for name in result["kept"]}
         took, memory = time.monotonic() - started, result["memory"]
-        return store.commit(digest, explained, work / "out", took, kept, memory=memory)
+        entry = store.commit(digest, explained, work / "out", took, kept, memory=memory)
+    shutil.rmtree(staging.state_of(explained), ignore_errors=True)
+    return entry
 
 
 def record_of(target: Target, steps: list[Step]) -> dict:

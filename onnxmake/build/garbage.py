@@ -128,6 +128,9 @@ def _other_versions(grace: float) -> Iterator[Path]:
             used = folder / mark if (folder / mark).exists() else folder
             if folder.name not in current and _is_old(used, grace):
                 yield folder
+    for folder in (paths.CACHE / "states").glob("*/"):  # of runs that were stopped, and that nobody went on with
+        if _is_old(folder, grace):
+            yield folder
 
 
 def remove(found: Garbage) -> None:

@@ -63,5 +63,5 @@ def reasons(step: Step, explained: Mapping[str, Any], targets: Sequence[str]) ->
         return ["its last key is not in the store any more"]
     changes = key.difference(document, dict(explained))
     origin = f" (made by {step.before.name})" if step.before else ""
-    others = (f"inputs.{key.PREFIX}", "inputs.calibration.")  # that no step makes
+    others = (f"inputs.{key.PREFIX}", "inputs.calibration.", "inputs.data.")  # that no step makes
     return [line + origin if line.startswith("inputs.") and not line.startswith(others) else line for line in changes]

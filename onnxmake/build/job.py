@@ -22,6 +22,7 @@ class Job:
     seconds: int = 24 * HOUR  # at most
     gpus: tuple[int, ...] = ()
     network: bool = False
+    unit: str = "B"  # of its progress
     code: Mapping[str, str] = field(default_factory=dict)  # of a step: file -> sha256 of all that it runs
 
 

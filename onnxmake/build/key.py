@@ -114,7 +114,7 @@ def explain(
     before it say. Raises CheckpointError, StoreError.
     """
     if checkpoint is None:
-        checkpoint = step.checkpoint.record["files"]
+        checkpoint = step.checkpoint.record["files"] | {name: sha for name, (sha, _) in step.tuned.items()}
     if made is None:
         made = step.before.record["files"] if step.before else {}
     found = known(step)

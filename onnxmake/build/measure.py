@@ -18,14 +18,15 @@ def is_built(target: Target) -> bool:
     return results.delivered(target) is not None
 
 
-def generate(target: Target, prompt: str, tokens: int) -> None:
-    """Continue `prompt` greedily or as the model's own settings sample, printing text as it comes."""
+def generate(target: Target, prompt: str, tokens: int, adapter: str = "") -> None:
+    """Continue `prompt` greedily or as the model's own settings sample, with one of its adapters if it is named, printing text as it
+    comes."""
 
     def echo(line: str) -> None:
         sys.stdout.write(json.loads(line)["text"] if line.startswith('{"text"') else "")
         sys.stdout.flush()
 
-    _run(target, "generate", {"prompt": prompt, "tokens": tokens}, "try", echo)
+    _run(target, "generate", {"prompt": prompt, "tokens": tokens, "adapter": adapter}, "try", echo)
     print(flush=True)
 
 

@@ -34,6 +34,12 @@ class Step:
         """The steps that lead to this one, and itself."""
         return [*(self.before.chain if self.before else []), self]
 
+    @property
+    def tuned(self) -> dict[str, list]:
+        """File -> [sha256, size] of what the passes before it have put beside the checkpoint's files; of one name, the last."""
+        tuning = [step for step in self.chain[:-1] if step.use.declaration.tunes]
+        return {name: value for step in tuning for name, value in step.record["files"].items()}
+
     @functools.cached_property
     def id(self) -> str:
         identity = [

@@ -27,7 +27,8 @@ def exports() -> Iterator[tuple[Target, Step]]:
         if target.source not in seen and (local or config_of(target).is_file()):
             seen.add(target.source)
             folder = (target.file.parent / local).resolve() if local else paths.BUILD / "skeletons" / _name(target)
-            yield target, Step(target.passes[0], Checkpoint(target.source, folder), None)
+            export = next(use for use in target.passes if use.declaration.name == "export")
+            yield target, Step(export, Checkpoint(target.source, folder), None)
 
 
 def _name(target: Target) -> str:

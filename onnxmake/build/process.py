@@ -24,6 +24,7 @@ FIXED = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "LC_ALL": "C.UTF-8",
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take a busy machine from those that work
     "ORT_DISABLE_TELEMETRY": "1",
     "PYTHONHASHSEED": "0",
     "PYTHONNOUSERSITE": "1",

@@ -13,7 +13,9 @@ from onnxmake.build.files import canonical_json, digest_text, read_record, write
 from onnxmake.build.target import Target
 from onnxmake.errors import OnnxmakeError, TargetError
 
-SEMANTIC = ("export", "pool")  # passes that say what a model computes; those behind them say how
+TUNING = ("finetune", "import_adapter")  # passes that say which weights the model has
+SEMANTIC = (*TUNING, "export", "pool")  # those that say what a model computes; those behind them say how
+UNTWINNED = (*TUNING, "attach_adapters")  # those that hold the checkpoint's own widths: a twin does without them
 HELDOUT = paths.TARGETS / "tiny" / "heldout.txt"
 TABLES = "onnxmake.model.lowering"  # loaded by name
 EVALUATION = ("onnxmake.model.evaluate",)
@@ -86,7 +88,7 @@ def evaluation_key(target: Target, built: Mapping[str, Any]) -> dict[str, Any]:
 def twin_key(target: Target, built: Mapping[str, Any]) -> dict[str, Any]:
     """All that the comparison of a twin depends on: architecture and options are in the keys of the graph's steps."""
     steps = built["steps"]
-    keys = [step["key"] for step in steps[: unpackaged(step["pass"] for step in steps)]]
+    keys = [s["key"] for s in steps[: unpackaged(s["pass"] for s in steps)] if s["pass"] not in UNTWINNED]
     return {"steps": keys, "code": _code([*TWIN, f"{TABLES}.{target.device}"], "torch", "cpu")}
 
 

@@ -82,7 +82,7 @@ def _run(job: Job, action: Mapping[str, Any], log: Path, label: str, echo: Calla
     runner: Any = RUNNERS[chosen(job.environment)]
     runner.make_ready(job.environment)  # first: what is made has a log and a bar of its own
     heard: dict[str, Any] = {}
-    with open_log(log) as file, bar(label) as draw:
+    with open_log(log) as file, bar(label, job.unit) as draw:
         try:
             code = talk(runner.start(job), job.seconds, action, file, draw, echo, heard)
         except subprocess.TimeoutExpired:

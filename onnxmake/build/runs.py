@@ -51,6 +51,13 @@ def tries(plan: Plan) -> Iterator[Task]:
             "default": 64,
             "help": "tokens to generate at most",
         },
+        {
+            "name": "adapter",
+            "short": "a",
+            "long": "adapter",
+            "default": "",
+            "help": "adapter to generate with, of those that stand beside the model",
+        },
     ]
     for name, (target, _) in plan.targets.items() if _asked("try") else ():
         yield task(

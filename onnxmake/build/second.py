@@ -24,7 +24,7 @@ LEFT_OUT = (
     "__pycache__",
     ".*",
     "prebuilt",
-    "*.safetensors",
+    "model*.safetensors",
 )  # graphs are exported anew, checkpoints read where they are
 SHARED = ("envs", "images")  # of the cache: they are locked
 VARIABLES = {  # and what each is if it is the first already

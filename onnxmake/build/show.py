@@ -23,9 +23,9 @@ def _lines(table: dict[str, Any]) -> list[str]:
     return [f"{key} = {value(given)}" for key, given in table.items() if given is not None]
 
 
-def _beside(file: Path, target: Target) -> str:
-    """How the target names a file; the text that comes along has no name."""
-    return "" if file.parent == paths.TEXTS else Path(os.path.relpath(file, target.file.parent)).as_posix()
+def _beside(option: str, file: Path, target: Target) -> str:
+    """How the target names an option's file; the text that comes along has no name."""
+    return "" if file == paths.TEXTS / f"{option}.txt" else Path(os.path.relpath(file, target.file.parent)).as_posix()
 
 
 def passes(target: Target) -> str:
@@ -33,7 +33,7 @@ def passes(target: Target) -> str:
     blocks = []
     for use in target.passes:
         limits = {"may_skip": use.may_skip, "memory_mb": use.memory_mb}
-        named = {Path(staged).stem: _beside(file, target) for staged, file in use.files.items()}
+        named = {(name := Path(staged).stem): _beside(name, file, target) for staged, file in use.files.items()}
         blocks.append(["[[pass]]", *_lines({"use": use.declaration.name} | vars(use.options) | named | limits)])
     return "\n\n".join("\n".join(block) for block in blocks)
 

@@ -20,15 +20,29 @@ from onnxmake.errors import StepFailed
 def _originals(step: Step, inputs: Mapping[str, str]) -> dict[str, Path]:
     """Staged name -> where the file is, of the checkpoint or named by an option."""
     derived = step.checkpoint.manifest.parent
-    folder = Path(step.checkpoint.record["folder"])
-    names = {name: name.removeprefix(key.PREFIX) for name in inputs if name.startswith(key.PREFIX)}
+    folder, tuned = Path(step.checkpoint.record["folder"]), step.tuned
+    bases = {name: name.removeprefix(key.PREFIX) for name in inputs if name.startswith(key.PREFIX)}
+    names = {name: base for name, base in bases.items() if base not in tuned}
     found = {name: (derived if (derived / base).exists() else folder) / base for name, base in names.items()}
     return found | {**step.use.files}
 
 
+def _made(step: Step, inputs: Mapping[str, str]) -> dict[str, list]:
+    """Staged name -> [sha256, size] of what earlier steps have made."""
+    before = step.before.record["files"] if step.before else {}
+    tuned = {key.PREFIX + name: value for name, value in step.tuned.items()}
+    return {name: value for name, value in (before | tuned).items() if name in inputs}
+
+
+def state_of(explained: Mapping[str, Any]) -> Path:
+    """Where a step of this key, if its pass resumes, keeps what a run that is stopped can be gone on from."""
+    return paths.CACHE / "states" / key.digest(explained)
+
+
 @contextlib.contextmanager
 def staged(step: Step, explained: Mapping[str, Any]) -> Iterator[Path]:
-    """A folder with src/ (its input's files, links to the checkpoint's), out/ and tmp/. Raises StoreError."""
+    """A folder with src/ (its input's files, links to the checkpoint's), out/ and tmp/; of a pass that resumes, state/, too.
+    Raises StoreError."""
     inputs = explained["inputs"]
     with storage_errors("stage a step's inputs"):
         work = Path(tempfile.mkdtemp(dir=locks.scratch(paths.CACHE)))
@@ -36,10 +50,12 @@ def staged(step: Step, explained: Mapping[str, Any]) -> Iterator[Path]:
             (work / name).mkdir(parents=True)
         for name, original in _originals(step, inputs).items():
             os.symlink(original, work / "src" / name)
+        if step.use.declaration.resumes:
+            state_of(explained).mkdir(parents=True, exist_ok=True)
+            os.symlink(state_of(explained), work / "state")
     linked: dict[Path, str] = {}
     try:
-        if step.before:
-            made = {name: value for name, value in step.before.record["files"].items() if name in inputs}
+        if made := _made(step, inputs):
             store.lay_out(made, work / "src", link=True)
             linked = {work / "src" / name: sha for name, (sha, _) in made.items()}
         yield work
@@ -53,14 +69,16 @@ def job_of(step: Step, explained: Mapping[str, Any], work: Path, gpus: Sequence[
     declared = step.use.declaration
     originals = _originals(step, explained["inputs"]).values()
     code = [paths.ROOT / file for file in explained["code"]]
+    folders = ("out", "tmp", "state") if declared.resumes else ("out", "tmp")
     return job.step(
         declared.environment,
         explained["code"],
         read=tuple(map(str, (work / "src", *originals, *code))),
-        write=(str(work / "out"), str(work / "tmp"), process.kernel_cache(declared.environment)),
+        write=(*(str(work / name) for name in folders), process.kernel_cache(declared.environment)),
         memory_mb=step.use.memory_mb,
         seconds=declared.timeout_s,
         gpus=tuple(gpus),
+        unit=declared.unit,
     )
 
 

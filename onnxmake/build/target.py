@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxmake.build import like, paths, space
+from onnxmake.build import like, paths, space, tuning
 from onnxmake.build.declaration import Declaration, declaration
 from onnxmake.build.device import devices
 from onnxmake.build.gates import Check
@@ -200,12 +200,14 @@ def read_target(
             raise TargetError(f"{where}: {key} is missing.", "A target needs a checkpoint and passes.", advice)
     head = parse(_head(tuple(devices())), {k: v for k, v in table.items() if k == "device"}, where)
     uses = tuple(_use(t, i, head.device, file.parent, where) for i, t in enumerate(table["pass"], 1))
-    if any(not pattern.startswith("checkpoint/") for pattern in uses[0].declaration.reads):
+    number, first = next(((i, u) for i, u in enumerate(uses, 1) if not u.declaration.tunes), (1, uses[0]))
+    if any(not pattern.startswith("checkpoint/") for pattern in first.declaration.reads):
         raise TargetError(
-            f"{where}: [[pass]] 1 ({uses[0].declaration.name}) works on a graph, and none is there yet.",
+            f"{where}: [[pass]] {number} ({first.declaration.name}) works on a graph, and none is there yet.",
             "The target does not begin with export.",
             'Add [[pass]] with use = "export" above it.',
         )
+    tuning.check(uses, where)
     return Target(
         name or file.stem,
         file,

@@ -23,7 +23,8 @@ TIMES, TIMES_ROUTED = 2.0, 8.0
 def _graph_steps(target: Target, checkpoint: Checkpoint) -> list[Step]:
     """Those that rewrite the graph: what comes behind them lays out files, and changes what has been laid out."""
     largest = traits.block(support.architecture_of(checkpoint))
-    steps = steps_of(replace(target, passes=tuple(_narrowed(use, largest) for use in target.passes)), checkpoint)
+    kept = [use for use in target.passes if use.declaration.name not in quality.UNTWINNED]
+    steps = steps_of(replace(target, passes=tuple(_narrowed(use, largest) for use in kept)), checkpoint)
     return steps[: quality.unpackaged(step.name for step in steps)]
 
 

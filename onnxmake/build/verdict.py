@@ -75,7 +75,8 @@ def judge(plan: Plan, names: list[str]) -> dict[str, list[Verdict]]:
     told: dict[str, list[Verdict]] = {}
     for name in names:
         target, chain = plan.targets[name]
-        first, checkpoint_files = sources[chain[0].checkpoint.id]
+        first, found = sources[chain[0].checkpoint.id]
+        checkpoint_files = None if found is None else dict(found)
         told[name], stale = [first], "source" if checkpoint_files is None else ""
         made: Mapping | None = {}
         for step in chain:
@@ -84,6 +85,8 @@ def judge(plan: Plan, names: list[str]) -> dict[str, list[Verdict]]:
             verdict, made = steps[step.id]
             told[name].append(verdict)
             stale = step.name if made is None else stale
+            if step.use.declaration.tunes and made is not None and checkpoint_files is not None:
+                checkpoint_files = checkpoint_files | {file: sha for file, (sha, _) in made.items()}
         told[name].append(_dist(name, target, chain, told[name]))
     return told
 

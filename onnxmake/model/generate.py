@@ -2,13 +2,31 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from onnxmake.errors import UnsupportedError
+from onnxmake.errors import TargetError, UnsupportedError
 from onnxmake.model.bench import GENAI, load
+from onnxmake.model.nearest import nearest
 from onnxmake.model.serve import serve
 
 
-def generate(folder: str, device: str, prompt: str, tokens: int) -> dict:
+def _activate(model: Any, generator: Any, folder: Path, name: str) -> None:
+    """Let an adapter beside the model take part. Raises TargetError where there is none of that name."""
+    import onnxruntime_genai as og
+
+    file = folder / f"{name}.onnx_adapter"
+    if not file.exists():
+        raise TargetError(
+            f"{folder.name} has no adapter {name!r}.",
+            "attach_adapters puts them beside the model.",
+            nearest(name, [found.stem for found in folder.glob("*.onnx_adapter")]),
+        )
+    adapters = og.Adapters(model)
+    adapters.load(str(file), name)
+    generator.set_active_adapter(adapters, name)
+
+
+def generate(folder: str, device: str, prompt: str, tokens: int, adapter: str = "") -> dict:
     if not Path(folder, GENAI).exists():
         raise UnsupportedError(
             "The model generates no text.",
@@ -29,6 +47,8 @@ def generate(folder: str, device: str, prompt: str, tokens: int) -> dict:
         max_length=min(len(ids) + tokens, json.loads(Path(folder, GENAI).read_text())["model"]["context_length"])
     )
     generator = og.Generator(model, params)
+    if adapter:
+        _activate(model, generator, Path(folder), adapter)
     generator.append_tokens(ids)
     stream, text = tokenizer.create_stream(), ""
     print(json.dumps({"text": prompt}), flush=True)

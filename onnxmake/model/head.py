@@ -21,6 +21,12 @@ def _chain(graph: ir.Graph) -> list[ir.Node]:
     return []
 
 
+def product_of(graph: ir.Graph) -> ir.Node | None:
+    """The product behind the logits, whatever its form."""
+    chain = _chain(graph)
+    return chain[-1] if chain else None
+
+
 def find_head(graph: ir.Graph) -> ir.Node | None:
     """The Linear op behind the logits."""
     chain = _chain(graph)

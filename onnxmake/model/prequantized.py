@@ -12,9 +12,10 @@ from typing import ClassVar
 from onnxmake.errors import CheckpointError, UnsupportedError
 from onnxmake.model.grouped import Grouped, grouped
 from onnxmake.model.groupings import Grouping
-from onnxmake.model.safetensors import Tensor, read_checkpoint
+from onnxmake.model.safetensors import Tensor, read_checkpoint, read_header
 from onnxmake.model.schemes import Scheme, Shape, scheme_of
 
+TUNED = "tuned.safetensors"  # weights that a pass has put in place of the checkpoint's
 SCALES = {  # type of scales -> numpy's name of it; bytes are powers of two
     "F32": "float32",
     "F16": "float16",
@@ -97,6 +98,7 @@ def logical(raw: Mapping[str, Tensor], scheme: Scheme | Grouping | None) -> dict
 
 
 def read_logical(folder: Path) -> dict[str, Stored]:
-    """The tensors of a checkpoint folder, as its config.json says that they are stored."""
+    """The tensors of a checkpoint folder, as its config.json says that they are stored, and in place of some what a step has tuned."""
     scheme = scheme_of(json.loads((folder / "config.json").read_text("utf-8")))
-    return logical(read_checkpoint(folder), scheme)
+    tuned = folder / TUNED
+    return logical(read_checkpoint(folder), scheme) | (read_header(tuned) if tuned.exists() else {})

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from onnxmake.build import gates
+from onnxmake.build import gates, quality
 from onnxmake.release.facts import Facts
 from onnxmake.release.part import Part
 
@@ -36,7 +36,9 @@ def front(facts: Facts) -> Iterator[str]:
     if facts.repo:
         yield f"base_model: {_yaml(facts.repo)}"
         passes = {step["pass"] for part in facts.parts for step in part.steps}
-        if any(name.startswith("quantize_") or name == "repack" for name in passes):
+        if passes & {*quality.TUNING}:
+            yield "base_model_relation: finetune"
+        elif any(name.startswith("quantize_") or name == "repack" for name in passes):
             yield "base_model_relation: quantized"
     yield "library_name: onnx"
     yield f"pipeline_tag: {facts.task}"
