@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -218,11 +218,8 @@ def read_target(file: Path, files: Mapping[str, Path] | None = None, reader: Cal
     )
 
 
-def read_targets(folders: list[Path]) -> dict[str, Target | TargetError]:
-    """Every *.toml of the folders by name.
-
-    A broken one stands as its error, so that the others still build. A later folder wins.
-    """
+def files_of(folders: Sequence[Path]) -> dict[str, Path]:
+    """The target files of the folders, name -> file. A later folder wins. Raises TargetError for one that does not exist."""
     files: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
@@ -232,6 +229,15 @@ def read_targets(folders: list[Path]) -> dict[str, Target | TargetError]:
                 "Correct ONNXMAKE_TARGETS, a list of folders.",
             )
         files |= like.inside(folder)
+    return files
+
+
+def read_targets(folders: Sequence[Path]) -> dict[str, Target | TargetError]:
+    """Every *.toml of the folders by name.
+
+    A broken one stands as its error, so that the others still build.
+    """
+    files = files_of(folders)
     reader = functools.cache(like.read)  # many are like one
     out: dict[str, Target | TargetError] = {}
     for name, file in files.items():
