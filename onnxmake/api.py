@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxmake.build import check as checks
-from onnxmake.build import declaration, execute, key, like, measure, paths, results, settings, source, tasks, verdict
+from onnxmake.build import execute, key, like, measure, paths, results, settings, source, tasks, verdict
 from onnxmake.build import plan as plans
+from onnxmake.build import runner as runners
 from onnxmake.build.answers import Built, BuiltStep, Checked, File, Measured, Planned, Run, Spread
 from onnxmake.build.gates import Check
 from onnxmake.build.report import heard_by
@@ -53,7 +54,6 @@ Say = Callable[[str], Any]
 
 def load_target(named: str | os.PathLike[str]) -> Target:
     """Read a target: a path that ends with .toml, anywhere, or a name from targets/ and ONNXMAKE_TARGETS. Raises TargetError."""
-    declaration.read_declaration.cache_clear()  # a pass may have been edited while this process lives
     known, file = files_of(paths.target_folders()), Path(named)
     if file.suffix != ".toml":
         if str(named) not in known:
@@ -137,6 +137,7 @@ def bench(
 def _asked(runner: Runner | None, say: Say | None) -> Iterator[None]:
     key.look_again()  # code and locks may have been edited while this process lives
     with settings.given(runner=runner or ""), heard_by(say or (lambda line: None)):
+        settings.choice("runner", ("auto", *runners.RUNNERS))
         yield
 
 
