@@ -53,7 +53,7 @@ SOURCE = {  # a repository at a commit, or a folder
     ]
 }
 PAIR = {"dependentRequired": {"min_decode": ["than"], "than": ["min_decode"]}}
-RESERVED = {
+RESERVED: dict[str, Schema] = {
     "may_skip": {"type": "boolean", "default": False, "description": "the pass may change nothing"},
     "memory_mb": {"type": "integer", "description": "what its process may use, if not what the pass declares"},
 }
@@ -102,7 +102,7 @@ def table(cls: type, **more: Any) -> Schema:
 
 def _pass(found: Declaration) -> Schema:
     about = found.doc.partition("\n\n")[0].replace("\n", " ")
-    keys = {"use": {"const": found.name, "description": about}, **_fields(found.options), **RESERVED}
+    keys: dict[str, Schema] = {"use": {"const": found.name, "description": about}, **_fields(found.options), **RESERVED}
     needed = [name for name in _needed(found.options) if name != "device"]  # the target's, unless the pass says another
     return closed(keys, ["use", *needed], title=found.name, description=about)
 
@@ -127,7 +127,7 @@ def target_schema() -> Schema:
     first = [p.name for p in passes if all(pattern.startswith("checkpoint/") for pattern in p.reads)]
     one = {"$ref": "#/$defs/pass"}
     search = _fields(Settings) | {p.name: _searched(p) for p in passes}
-    keys = {
+    keys: dict[str, Schema] = {
         "like": {
             "type": "string",
             "description": "another target, whose keys are taken over but for those written here",
@@ -148,7 +148,7 @@ def target_schema() -> Schema:
         "release": table(Release),
     }
     keys["search"]["anyOf"] = [{"required": [p.name]} for p in passes]
-    rest = {"if": {"required": ["like"]}, "else": {"required": ["device", "source", "pass"]}}
+    rest: Schema = {"if": {"required": ["like"]}, "else": {"required": ["device", "source", "pass"]}}
     return _document("a target of onnxmake", closed(keys, [], **rest)) | {
         "$defs": {"pass": {"oneOf": [*map(_pass, passes)]}}
     }
