@@ -147,6 +147,12 @@ def test_workflows_are_read_on_the_host_and_need_no_package(file):
     assert all(n.split(".")[0] in {*sys.stdlib_module_names, "onnxmake", "tabulate"} for n in names)
 
 
+def test_the_api_is_of_the_host_side_and_what_steps_import_reaches_none_of_it():
+    names = imported(paths.ROOT / "onnxmake" / "api.py")
+    assert names and all(inside(name, "onnxmake.build", "onnxmake.errors") for name in own(names)), own(names)
+    assert own(imported(paths.ROOT / "onnxmake" / "__init__.py")) == set()
+
+
 def test_what_the_host_side_shares_with_steps_needs_the_standard_library_only():
     for shared in ("onnxmake.errors", *SHARED):
         for name in imported(paths.ROOT / f"{shared.replace('.', '/')}.py"):

@@ -28,7 +28,6 @@ CHECKPOINT = (
 
 def forget():
     key.look_again()
-    declaration.read_declaration.cache_clear()
 
 
 def use_checkout(root, monkeypatch):

@@ -11,8 +11,8 @@ from onnxmake.build.target import Target
 from onnxmake.errors import CheckFailed, TargetError
 
 
-def check(target: Target, steps: Sequence[Step]) -> None:
-    """Of a target that is built. What was found of the same bytes before is not asked again. Raises CheckFailed, TargetError."""
+def check(target: Target, steps: Sequence[Step]) -> dict[str, float]:
+    """Metrics of a target that is built. What was found of the same bytes before is not asked again. Raises CheckFailed, TargetError."""
     built, checkpoint = results.delivered(target), steps[0].checkpoint
     key = quality.twin_key(target, built)
     if (compared := quality.answer(target, "twin", key)) is None:
@@ -27,11 +27,11 @@ def check(target: Target, steps: Sequence[Step]) -> None:
         by = f"against the unquantised model, on {found['counted']:,} {found['of']}{_settings(target, found['of'])}"
     else:
         by = f"{steps[-1].name} leaves no model that could be evaluated"
-    _judge(target, built, by)
+    return _judge(target, built, by)
 
 
-def _judge(target: Target, built: Mapping[str, Any], by: str) -> None:
-    """Show the table, and `by` what it is; then say what is wrong. Raises CheckFailed for gates that are missed, TargetError for those on nothing."""
+def _judge(target: Target, built: Mapping[str, Any], by: str) -> dict[str, float]:
+    """Metrics: show the table, and `by` what it is; then say what is wrong. Raises CheckFailed for gates that are missed, TargetError for those on nothing."""
     wanted, known = target.check, quality.metrics(target, built)
     unmeasured = None
     if wanted.than:
@@ -55,6 +55,7 @@ def _judge(target: Target, built: Mapping[str, Any], by: str) -> None:
             "A model that generates text has perplexity, KL divergence and top-1 agreement, any other cosines.",
             f"Remove {absent[0]}.",
         )
+    return known
 
 
 def _settings(target: Target, of: str) -> str:

@@ -35,14 +35,29 @@ doit plan build:NAME            the same as a table, with times   (--since FOLDE
 doit regressions --since FOLDER what got slower or larger than in the releases there
 doit olive=FILE build:olive     build what a workflow of Olive says
 doit import -c FILE -o TOML     write it as a target to edit      (doit coverage -d FOLDER: which of them translate)
+doit schema                     the JSON Schema of target files, for editors
 doit cache                      the store: status, verify, gc, pack, unpack
 doit clean build:NAME           remove dist/NAME                  (doit clean: all)"""
 
 
 class ListTargets(List):
-    """One line per target; with task names, doit's own list."""
+    """One line per target; with task names, and for a shell that completes them, doit's own list."""
 
     doc_purpose = "list targets"
+
+    @staticmethod
+    def _list_filtered(tasks, filter_tasks, include_subtasks):
+        """With --all, of a group also what stands outside it."""
+        inside = tuple(f"{name}:" for name in filter_tasks)
+        outside = [t for t in tasks.values() if include_subtasks and not t.subtask_of and t.name.startswith(inside)]
+        known = [name for name in filter_tasks if name in tasks or not outside]
+        return outside + List._list_filtered(tasks, known, include_subtasks)
+
+    def _list_all(self, include_subtasks):
+        """Without --all, nothing that a group stands for."""
+        groups = {t.name for t in self.task_list}
+        every = super()._list_all(include_subtasks)
+        return [t for t in every if include_subtasks or ":" not in t.name or t.name.partition(":")[0] not in groups]
 
     def _execute(
         self,
@@ -55,7 +70,7 @@ class ListTargets(List):
         sort="name",
         pos_args=None,
     ):  # doit reads the names
-        if pos_args or private or subtasks:
+        if pos_args or private or subtasks or quiet or template:
             return super()._execute(subtasks, quiet, status, private, list_deps, template, sort, pos_args)
         plan = load_plan()
         names = {*plan.targets, *plan.releases, *plan.broken}
@@ -86,7 +101,7 @@ class ListTargets(List):
 class Command(DoitCmdBase):
     """A command of onnxmake's own: `work` does it, errors are told as tasks' are."""
 
-    doc_usage = "build:NAME ..."
+    doc_usage = "[TASK ...]"  # the word by which `doit tabcompletion` knows what to complete
     doc_description: str | None = None
     cmd_options: tuple[dict, ...] = ()
 

@@ -61,11 +61,15 @@ def declaration(name: str, where: str = "") -> Declaration:
         ) from None
 
 
-@functools.cache
 def read_declaration(name: str) -> Declaration:
     """What the file of the pass declares. Raises TargetError, FileNotFoundError."""
     path = paths.PASSES / f"{name}.py"
-    tree = ast.parse(path.read_text("utf-8"), path.name)
+    return _declared(name, path, path.read_text("utf-8"))
+
+
+@functools.cache  # by content: who builds from Python may edit a pass meanwhile
+def _declared(name: str, path: Path, text: str) -> Declaration:
+    tree = ast.parse(text, path.name)
     light = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module in LIGHT]
     own = [
         n

@@ -51,16 +51,23 @@ def _run(target: Target, module: str, action: Mapping[str, Any], task: str, echo
 
 
 def bench(target: Target, alone: bool) -> None:
-    """Measure a built target in a fresh process, here or on the device's host; or take over what its bundle brought back.
+    """Measure a built target for the table. Raises as `measured` does."""
+    _asked[target.name] = target
+    if measured(target, alone):
+        _measured.add(target.name)
+
+
+def measured(target: Target, alone: bool) -> bool:
+    """Measure a built target in a fresh process, here or on the device's host; or take over what its bundle brought back. Whether
+    there is a result.
 
     `alone`: it was asked for by name, so that a device that is not here is an error. Raises EnvironmentMissing.
     """
-    _asked[target.name] = target
     host, returned = remote.host(target.device), bundle.folder(target) / "result.json"
     if not lacking(target.device):
-        measured = _run(target, "bench", bundle.settings(target), "bench")
+        found = _run(target, "bench", bundle.settings(target), "bench")
         files = results.delivered(target)["files"]
-        results.save({"target": target.name, "files": files, **measured})
+        results.save({"target": target.name, "files": files, **found})
     elif host:
         bundle.pack(target)
         results.merge(target, remote.run(host, bundle.folder(target)))
@@ -69,9 +76,9 @@ def bench(target: Target, alone: bool) -> None:
     elif results.of(target, results.delivered(target)["files"]) is None:
         if alone:
             _need_device(target)
-        return
-    _measured.add(target.name)
+        return False
     results.note(target)
+    return True
 
 
 def show() -> None:

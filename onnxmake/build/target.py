@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -223,11 +223,8 @@ def read_target(
     )
 
 
-def read_targets(folders: list[Path], more: Mapping[str, Path] | None = None) -> dict[str, Target | TargetError]:
-    """Every target file of the folders by name, and `more`, name -> file.
-
-    A broken one stands as its error, so that the others still build. A later folder wins.
-    """
+def files_of(folders: Sequence[Path]) -> dict[str, Path]:
+    """The target files of the folders, name -> file. A later folder wins. Raises TargetError for one that does not exist."""
     files: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
@@ -237,7 +234,15 @@ def read_targets(folders: list[Path], more: Mapping[str, Path] | None = None) ->
                 "Correct ONNXMAKE_TARGETS, a list of folders.",
             )
         files |= like.inside(folder)
-    files |= more or {}
+    return files
+
+
+def read_targets(folders: Sequence[Path], more: Mapping[str, Path] | None = None) -> dict[str, Target | TargetError]:
+    """Every target file of the folders by name, and `more`, name -> file.
+
+    A broken one stands as its error, so that the others still build.
+    """
+    files = files_of(folders) | dict(more or {})
     reader = functools.cache(like.read)  # many are like one
     out: dict[str, Target | TargetError] = {}
     for name, file in files.items():

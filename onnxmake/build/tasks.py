@@ -154,19 +154,21 @@ def needs(target: Target, chain: list[Step]) -> str:
     return f"{chain[0].checkpoint.id}:{'+'.join(asked)}"
 
 
-def inputs(plan: Plan) -> Iterator[Task]:
+def check_inputs(target: Target, chain: list[Step]) -> None:
     """Before a target's first step: does the checkpoint hold what the later ones need, and is its architecture proven?"""
+    support.check(target, chain[0].checkpoint)
+    for step in chain:
+        key.check_inputs(step)
+
+
+def inputs(plan: Plan) -> Iterator[Task]:
     for name, (target, chain) in {needs(*both): both for both in plan.targets.values()}.items():
-
-        def check(target=target, chain=chain) -> None:
-            support.check(target, chain[0].checkpoint)
-            for step in chain:
-                key.check_inputs(step)
-
         yield task(
             name,
             "check that the checkpoint has every file that the steps need, and that its architecture is proven",
-            check,
+            check_inputs,
+            target,
+            chain,
             task_dep=[f"_source:{chain[0].checkpoint.id}"],
         )
 

@@ -1,0 +1,3 @@
+from onnxmake.api import *  # noqa: F403
+
+__version__: str
