@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from onnxmake.build.schema import nearest
-from onnxmake.olive.rules import Place, Rule, Settings, WrongType, one_of, text, typed
+from onnxmake.olive.rules import Place, Rule, Settings, WrongType, names, one_of, text, typed
 from onnxmake.olive.surgeries import SURGERIES
 from onnxmake.olive.told import Refusal
 
@@ -76,10 +76,10 @@ def extra(known: Mapping[str, Rule]) -> Rule:
 
 def op_types(value: Any, place: Place) -> Settings:
     """Types of nodes that ModelBuilder rounds: look-ups, too, if they are named."""
-    names = value.split("/") if isinstance(value, str) else typed(value, list)
-    if unknown := [name for name in names if name not in ("MatMul", "Gemm", "Gather")]:
+    types = value.split("/") if isinstance(value, str) else names(value)
+    if unknown := [name for name in types if name not in ("MatMul", "Gemm", "Gather")]:
         raise Refusal(f"{unknown[0]} is no type of node with weights", "Name MatMul, Gemm and Gather.")
-    return {} if "Gather" in names else {"quantize.embeddings": "keep"}
+    return {} if "Gather" in types else {"quantize.embeddings": "keep"}
 
 
 def mixed_matmuls(value: Any, place: Place) -> Settings:
@@ -147,12 +147,12 @@ def surgeries(value: Any, place: Place) -> Settings:
 
 def shapes(options: Mapping[str, Any], place: Place) -> Settings:
     """DynamicToFixedShape: sizes by name, or inputs' shapes."""
-    for names, values, label in (("dim_param", "dim_value", "dims"), ("input_name", "input_shape", "inputs")):
-        if options.get(names):
-            keys, given = typed(options[names], list), typed(options.get(values), list)
+    for key, values, label in (("dim_param", "dim_value", "dims"), ("input_name", "input_shape", "inputs")):
+        if options.get(key):
+            keys, given = names(options[key]), typed(options.get(values), list)
             if len(keys) != len(given):
-                raise WrongType(f"as many {values} as {names}")
-            return {f"fix_shapes.{label}": {SIZES.get(key, key): size for key, size in zip(keys, given)}}
+                raise WrongType(f"as many {values} as {key}")
+            return {f"fix_shapes.{label}": {SIZES.get(one, one): size for one, size in zip(keys, given)}}
     raise WrongType("dim_param and dim_value, or input_name and input_shape")
 
 
@@ -165,7 +165,7 @@ def border(options: Mapping[str, Any], place: Place) -> Settings:
         )
     source, target = options.get("source_dtype", 10), options.get("target_dtype", 1)
     glob, known = [f"*{pattern}*" if pattern else "*"], {"in": INPUTS, "out": OUTPUTS}
-    on = [side for side, names in known.items() if any(pattern in name for name in names)] or [*known]
+    on = [side for side, those in known.items() if any(pattern in name for name in those)] or [*known]
     dtype, only = NUMBERS[one_of(target, NUMBERS)], NUMBERS[one_of(source, NUMBERS)]
     return _at_border(place, glob if "in" in on else [], glob if "out" in on else [], dtype, only)
 
@@ -179,7 +179,7 @@ def parts(options: Mapping[str, Any], place: Place) -> Settings:
     out: Settings = {f"quantize.{part}": "same" if typed(on, bool) else "keep" for part, on in asked.items()}
     named: dict[str, list[str]] = {}
     for name, given in typed(options.get("overrides") or {}, dict).items():
-        if not isinstance(given, dict) or given.get("bits") not in BITS:
+        if not isinstance(given, dict) or type(given.get("bits")) is not int or given["bits"] not in BITS:
             raise Refusal(f"overrides: {name} is given no bits of 2, 4, 8 or 16", "Write bits only.")
         if given.keys() - {"bits"}:
             place.note(f"{name} has the block size and symmetry of all the others")
