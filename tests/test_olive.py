@@ -1,5 +1,6 @@
 """Workflows of Olive as targets: what each form is here, what each wrong one is told, and that all of Olive is spoken for."""
 
+import contextlib
 import copy
 import json
 import re
@@ -253,11 +254,12 @@ def test_every_label_that_a_rule_gives_is_an_option():
         "bench": Bench.__dataclass_fields__,
     }
     source = "".join(
-        (paths.ROOT / "onnxmake" / "olive" / f"{name}.py").read_text() for name in ("mapping", "combined", "measures")
+        (paths.ROOT / "onnxmake" / "olive" / f"{name}.py").read_text()
+        for name in ("mapping", "combined", "border", "training", "measures")
     )
     labels = set(re.findall(r'"([a-z_]+)\.([a-z_]+)"', source))
     assert len(labels) > 30
-    for use, option in labels - {("next", "lm_head"), ("model", "onnx")}:
+    for use, option in labels - {("next", "lm_head"), ("model", "onnx"), ("evaluators", "metrics")}:
         if use in here or use in pass_names():
             known = here.get(use) or {*declaration(use).options.__dataclass_fields__, "may_skip"}
             assert option in known, (use, option)
@@ -357,6 +359,26 @@ def test_every_pass_of_olive_is_spoken_for():
 def test_no_pass_is_spoken_for_twice():
     assert not PASSES.keys() & REFUSED.keys() and set(ALIASES.values()) <= PASSES.keys()
     assert all(why[-1] not in ".!" and closest.endswith(".") for why, closest in REFUSED.values())
+
+
+def places(value, path=()):
+    """The ways to every value in a workflow."""
+    yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield from places(one, (*path, key))
+
+
+@given(st.data())
+def test_a_workflow_with_anything_anywhere_is_a_target_or_an_error(tmp_path_factory, data):
+    workflow = copy.deepcopy(WORKFLOWS[data.draw(st.sampled_from(sorted(WORKFLOWS)))][0])
+    *way, last = data.draw(st.sampled_from([path for path in places(workflow) if path]))
+    holder = workflow
+    for key in way:
+        holder = holder[key]
+    holder[last] = data.draw(LEAVES | st.sampled_from([[], {}, [[]], [{}], {"type": []}, [1, "a"], 1.5, -1]))
+    with contextlib.suppress(TargetError):
+        read_target(write(tmp_path_factory.mktemp("flow"), workflow))
 
 
 @given(VALUES, st.lists(COMMENTS, min_size=8))

@@ -1,44 +1,14 @@
 """Rules that say more than a name: what several options mean together, nested options, lists."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from onnxmake.build.schema import nearest
-from onnxmake.olive.rules import Place, Rule, Settings, WrongType, one_of, text, typed
+from onnxmake.olive.rules import Place, Rule, Settings, WrongType, names, one_of, text, typed
 from onnxmake.olive.surgeries import SURGERIES
 from onnxmake.olive.told import Refusal
 
 LEVELS = {0: "disabled", 1: "basic", 2: "extended", 99: "all"}  # ONNX Runtime's numbers
-NUMBERS = {1: "fp32", 6: "int32", 7: "int64", 10: "fp16", 16: "bf16"}  # TensorProto.DataType
-INPUTS = (
-    "input_ids",
-    "attention_mask",
-    "position_ids",
-    "token_type_ids",
-    "inputs_embeds",
-    "pixel_values",
-    "input_features",
-)
-OUTPUTS = ("logits", "last_hidden_state", "pooler_output", "sentence_embedding", "text_embeds", "image_embeds")
-SIZES = {  # names of Optimum's -> here
-    "batch_size": "batch",
-    "sequence_length": "sequence",
-    "past_sequence_length": "past",
-    "total_sequence_length": "total",
-    "past_sequence_length + sequence_length": "total",
-}
-ARGUMENTS = {  # of Transformers' trainer
-    "per_device_train_batch_size": ("batch_size", int),
-    "gradient_accumulation_steps": ("accumulate", int),
-    "max_steps": ("max_steps", int),
-    "learning_rate": ("learning_rate", float),
-    "lr_scheduler_type": ("schedule", str),
-    "warmup_steps": ("warmup_steps", int),
-    "weight_decay": ("weight_decay", float),
-    "seed": ("seed", int),
-    "save_steps": ("save_steps", int),
-}
 
 
 def script(value: Any, place: Place) -> Settings:
@@ -76,10 +46,10 @@ def extra(known: Mapping[str, Rule]) -> Rule:
 
 def op_types(value: Any, place: Place) -> Settings:
     """Types of nodes that ModelBuilder rounds: look-ups, too, if they are named."""
-    names = value.split("/") if isinstance(value, str) else typed(value, list)
-    if unknown := [name for name in names if name not in ("MatMul", "Gemm", "Gather")]:
+    types = value.split("/") if isinstance(value, str) else names(value)
+    if unknown := [name for name in types if name not in ("MatMul", "Gemm", "Gather")]:
         raise Refusal(f"{unknown[0]} is no type of node with weights", "Name MatMul, Gemm and Gather.")
-    return {} if "Gather" in names else {"quantize.embeddings": "keep"}
+    return {} if "Gather" in types else {"quantize.embeddings": "keep"}
 
 
 def mixed_matmuls(value: Any, place: Place) -> Settings:
@@ -103,31 +73,6 @@ def level(value: Any, place: Place) -> Settings:
     return {}
 
 
-def _at_border(
-    place: Place, inputs: list[str], outputs: list[str], dtype: str = "fp32", only: str = "fp16"
-) -> Settings:
-    """convert_io_dtype of these; where text is generated, "*" is no state. Olive does not mind where nothing is of the type."""
-    if place.generates:
-        inputs, outputs = [n for n in inputs if n != "*"], ["logits" if n == "*" else n for n in outputs]
-    given = {"dtype": dtype, "only": only, "inputs": inputs, "outputs": outputs, "may_skip": True}
-    return {f"convert_io_dtype.{option}": value for option, value in given.items()}
-
-
-def half_if_asked(options: Mapping[str, Any], place: Place) -> Settings:
-    """float16 of OrtTransformersOptimization, whose inputs and outputs stay unless told."""
-    if not options.get("float16"):
-        return {}
-    return {"cast.dtype": "fp16"} | (_at_border(place, ["*"], ["*"]) if options.get("keep_io_types", True) else {})
-
-
-def border_kept(options: Mapping[str, Any], place: Place) -> Settings:
-    """keep_io_types of OnnxFloatToFloat16: all, or those named."""
-    kept = options.get("keep_io_types", False)
-    if isinstance(kept, list):
-        return _at_border(place, [n for n in kept if n in INPUTS], [n for n in kept if n not in INPUTS])
-    return _at_border(place, ["*"], ["*"]) if typed(kept, bool) else {}
-
-
 def surgeries(value: Any, place: Place) -> Settings:
     """GraphSurgeries: each is one of its own."""
     out = []
@@ -145,31 +90,6 @@ def surgeries(value: Any, place: Place) -> Settings:
     return {"surgery": out} if out else {}
 
 
-def shapes(options: Mapping[str, Any], place: Place) -> Settings:
-    """DynamicToFixedShape: sizes by name, or inputs' shapes."""
-    for names, values, label in (("dim_param", "dim_value", "dims"), ("input_name", "input_shape", "inputs")):
-        if options.get(names):
-            keys, given = typed(options[names], list), typed(options.get(values), list)
-            if len(keys) != len(given):
-                raise WrongType(f"as many {values} as {names}")
-            return {f"fix_shapes.{label}": {SIZES.get(key, key): size for key, size in zip(keys, given)}}
-    raise WrongType("dim_param and dim_value, or input_name and input_shape")
-
-
-def border(options: Mapping[str, Any], place: Place) -> Settings:
-    """OnnxIODataTypeConverter: a pattern is a regular expression there, which names contain."""
-    pattern = typed(options.get("name_pattern", "logits"), str)
-    if not re.fullmatch(r"[\w.]*", pattern):
-        raise Refusal(
-            f"name_pattern {pattern!r} is more than a part of a name", "Write a part of the name, without signs."
-        )
-    source, target = options.get("source_dtype", 10), options.get("target_dtype", 1)
-    glob, known = [f"*{pattern}*" if pattern else "*"], {"in": INPUTS, "out": OUTPUTS}
-    on = [side for side, names in known.items() if any(pattern in name for name in names)] or [*known]
-    dtype, only = NUMBERS[one_of(target, NUMBERS)], NUMBERS[one_of(source, NUMBERS)]
-    return _at_border(place, glob if "in" in on else [], glob if "out" in on else [], dtype, only)
-
-
 BITS = {2: "int2", 4: "int4", 8: "int8", 16: "keep", 32: "keep"}
 
 
@@ -179,7 +99,7 @@ def parts(options: Mapping[str, Any], place: Place) -> Settings:
     out: Settings = {f"quantize.{part}": "same" if typed(on, bool) else "keep" for part, on in asked.items()}
     named: dict[str, list[str]] = {}
     for name, given in typed(options.get("overrides") or {}, dict).items():
-        if not isinstance(given, dict) or given.get("bits") not in BITS:
+        if not isinstance(given, dict) or type(given.get("bits")) is not int or given["bits"] not in BITS:
             raise Refusal(f"overrides: {name} is given no bits of 2, 4, 8 or 16", "Write bits only.")
         if given.keys() - {"bits"}:
             place.note(f"{name} has the block size and symmetry of all the others")
@@ -252,32 +172,6 @@ def static(options: Mapping[str, Any], place: Place) -> Settings:
 def dynamic_or_static(options: Mapping[str, Any], place: Place) -> Settings:
     mode = one_of(options.get("quant_mode", "static"), ("static", "dynamic"))
     return (dynamic if mode == "dynamic" else static)(options, place)
-
-
-def training_text(value: Any, place: Place) -> Settings:
-    file, _ = place.text(typed(value, str))
-    if file is None:
-        raise Refusal(
-            "it is trained on files beside the workflow",
-            "Save the data set as .jsonl or .txt and name it in data_files.",
-        )
-    return {"finetune.data": file}
-
-
-def modules(value: Any, place: Place) -> Settings:
-    return {"finetune.target_modules": [f"*.{name}" for name in typed(value, list)]} if value else {}
-
-
-def training(value: Any, place: Place) -> Settings:
-    out: Settings = {}
-    given = typed(value, dict)
-    for name, one in (given | (given.get("extra_args") or {})).items():
-        if name in ARGUMENTS:
-            option, kind = ARGUMENTS[name]
-            out[f"finetune.{option}"] = typed(one, kind)
-        elif name != "extra_args":
-            place.note(f"training_args: {name} is not heeded")
-    return out
 
 
 def listed(label: str, kind: type | Mapping[Any, str]) -> Rule:

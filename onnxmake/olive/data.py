@@ -8,7 +8,7 @@ from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 from onnxmake.olive.rules import Settings
 from onnxmake.olive.told import Refusal, Told
-from onnxmake.olive.workflow import flat, known, wrong
+from onnxmake.olive.workflow import flat, known, table, wrong
 
 KEYS = {"name", "type", "user_script", "script_dir", "components", "params_config"}
 OF_MODEL = "__input_model_data_config__"  # what older workflows call the data set of hf_config
@@ -56,7 +56,7 @@ def text_of(
             "Save what it loads as a text beside the workflow, and name that in data_files.",
         )
     parts = {part: flat(config.get(part) or {}, "params", where, f"{item}.{part}") for part in PARTS}
-    load = (config.get("params_config") or {}) | parts["load_dataset_config"]
+    load = table(where, f"{item}.params_config", config.get("params_config") or {}) | parts["load_dataset_config"]
     process = parts["pre_process_data_config"]
     amount = {
         "samples": process.get("max_samples") or load.get("max_samples"),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxmake.olive import combined
+from onnxmake.olive import border, combined, training
 from onnxmake.olive.rules import Place, Rule, Settings, each, groups, noted, only, quiet, text, to
 
 NODES = "it names nodes of the graph that Olive makes, which are others here"
@@ -137,7 +137,7 @@ INT8: dict[str, Rule] = {  # of what quantises activations, too
     "prepare_qdq_config": quiet(bool),
 }
 TRAINED: dict[str, Rule] = {
-    "train_data_config": combined.training_text,
+    "train_data_config": training.training_text,
     "eval_data_config": noted("doit check evaluates"),
     "r": to("finetune.rank", int),
     "alpha": to("finetune.alpha", float),
@@ -145,9 +145,9 @@ TRAINED: dict[str, Rule] = {
     "lora_alpha": to("finetune.alpha", float),
     "eval_dataset_size": noted("doit check evaluates"),
     "lora_dropout": to("finetune.dropout", float),
-    "target_modules": combined.modules,
+    "target_modules": training.modules,
     "torch_dtype": each({"float32": {"finetune.dtype": "fp32"}, "bfloat16": {}, "float16": {}}),
-    "training_args": combined.training,
+    "training_args": training.training,
     "modules_to_save": only([None, []], "adapters of linear layers are tuned, nothing else", "Leave it out."),
     "double_quant": quiet(),
     "quant_type": noted("QLoRA's base has 4 bits of its own kind", ["nf4"]),
@@ -223,7 +223,7 @@ PASSES: dict[str, Entry] = {
                 ("force_fp32_ops", "force_fp32_nodes", "force_fp16_inputs"), only([None, [], {}], NODES, CALIBRATED)
             ),
         },
-        combined.half_if_asked,
+        border.half_if_asked,
     ),
     "OnnxPeepholeOptimizer": Entry(
         {},
@@ -241,10 +241,10 @@ PASSES: dict[str, Entry] = {
     ),
     "GraphSurgeries": Entry({}, {"surgeries": combined.surgeries, "remove_duplicate_initializers": quiet(bool)}),
     "DynamicToFixedShape": Entry(
-        {}, dict.fromkeys(("dim_param", "dim_value", "input_name", "input_shape"), quiet()), combined.shapes
+        {}, dict.fromkeys(("dim_param", "dim_value", "input_name", "input_shape"), quiet()), border.shapes
     ),
     "OnnxIODataTypeConverter": Entry(
-        {}, dict.fromkeys(("name_pattern", "source_dtype", "target_dtype"), quiet()), combined.border
+        {}, dict.fromkeys(("name_pattern", "source_dtype", "target_dtype"), quiet()), border.border
     ),
     "OnnxOpVersionConversion": Entry(
         {"upgrade_opset.opset": 21, "upgrade_opset.may_skip": True}, {"target_opset": to("upgrade_opset.opset", int)}
@@ -258,7 +258,7 @@ PASSES: dict[str, Entry] = {
         lambda options, place: place.note("products stay MatMulNBits, which computes the same") or {},  # type: ignore[func-returns-value]
     ),
     # float types
-    "OnnxFloatToFloat16": Entry({"cast.dtype": "fp16"}, FLOAT, combined.border_kept),
+    "OnnxFloatToFloat16": Entry({"cast.dtype": "fp16"}, FLOAT, border.border_kept),
     "OrtMixedPrecision": Entry(
         {"cast_calibrated.samples": 8},
         {

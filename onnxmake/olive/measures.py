@@ -7,7 +7,7 @@ from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 from onnxmake.olive.rules import Settings
 from onnxmake.olive.told import Refusal, Told
-from onnxmake.olive.workflow import flat, known, table, wrong
+from onnxmake.olive.workflow import entries, flat, known, table, wrong
 
 KEYS = {
     "name",
@@ -48,12 +48,14 @@ FALLS = {"percent-max-degradation": 100.0, "max-degradation": 1.0}  # of a metri
 TRIALS = 20
 
 
-def _gate(metric: str, sub: Mapping[str, Any], note: Callable[[str], None]) -> Settings:
-    """A goal as a gate of [check], of what `doit check` computes."""
-    goal, name = sub.get("goal") or {}, sub.get("name")
-    kind, value = goal.get("type"), goal.get("value")
+def _gate(where: str, item: str, metric: str, sub: Mapping[str, Any], note: Callable[[str], None]) -> Settings:
+    """A goal as a gate of [check], of what `doit check` computes. Raises TargetError."""
+    goal, name = table(where, f"{item}.goal", sub.get("goal") or {}), sub.get("name")
+    kind, value = str(goal.get("type")), goal.get("value")
     if not goal:
         return {}
+    if type(value) not in (int, float):
+        raise wrong(where, f"{item}.goal.value", value, "a number")
     if metric == "accuracy" and name == "perplexity" and kind == "percent-max-degradation":
         return {"check.max_perplexity_rise": value / 100}
     if metric == "accuracy" and name != "perplexity" and kind in FALLS:
@@ -78,7 +80,7 @@ def settings(
     if given.get("tasks"):
         told.note("evaluators", "tasks of lm-eval are not run: doit check compares with the unquantised model")
     out: Settings = {}
-    for number, entry in enumerate(given.get("metrics") or []):
+    for number, entry in enumerate(entries(where, "evaluators.metrics", given.get("metrics"))):
         item = f"evaluators.metrics[{number}]"
         metric = table(where, item, entry)
         known(where, item, metric, METRIC)
@@ -87,7 +89,7 @@ def settings(
             raise TargetError(
                 f"{where}: {item}.type = {kind!r} is none that Olive has.", "A typing error.", nearest(str(kind), TYPES)
             )
-        config = metric.get("user_config") or {}
+        config = table(where, f"{item}.user_config", metric.get("user_config") or {})
         if kind == "custom" or config.get("user_script"):
             raise Refusal(
                 f"{item}: a script evaluates", "Use perplexity, or [check] of the target: KL divergence and top-1."
@@ -95,12 +97,13 @@ def settings(
         if kind == "accuracy" and isinstance(metric.get("data_config"), str):
             file, _ = text(metric["data_config"])
             out |= {"check.text": file} if file else {}
-        for sub in metric.get("sub_types") or filter(None, [metric.get("sub_type")]):
+        single = filter(None, [metric.get("sub_type")])  # of older workflows
+        for sub in entries(where, f"{item}.sub_types", metric.get("sub_types")) or single:
             sub = {"name": sub} if isinstance(sub, str) else table(where, f"{item}.sub_types", sub)
             known(where, f"{item}.sub_types", sub, SUB)
-            repeats = (sub.get("metric_config") or {}).get("repeat_test_num")
+            repeats = table(where, f"{item}.metric_config", sub.get("metric_config") or {}).get("repeat_test_num")
             out |= {"bench.repeats": repeats} if repeats else {}
-            out |= _gate(kind, sub, lambda line, item=item: told.note(item, line))  # type: ignore[misc]
+            out |= _gate(where, item, kind, sub, lambda line, item=item: told.note(item, line))  # type: ignore[misc]
     return out
 
 

@@ -122,6 +122,8 @@ def repository(where: str, given: Mapping[str, Any], told: Told) -> tuple[str, s
 
 def _task(where: str, given: Any) -> Settings:
     task = given or "text-generation-with-past"  # Olive's default
+    if not isinstance(task, str):
+        raise wrong(where, "input_model.task", given, "the name of a task")
     if task in SEVERAL:
         raise Refusal(
             f"input_model: a model for {task} is of several graphs", 'Build its encoder: part = "encoder" of export.'
@@ -130,7 +132,7 @@ def _task(where: str, given: Any) -> Settings:
         raise TargetError(
             f"{where}: input_model.task = {task!r} is not known.",
             "A typing error, or a task without a graph.",
-            nearest(str(task), TASKS),
+            nearest(task, TASKS),
         )
     return dict(TASKS[task])
 

@@ -61,6 +61,13 @@ def one_of(value: Any, known: Mapping[Any, Any] | Sequence[Any]) -> Any:
     raise WrongType("one of " + ", ".join(map(repr, known)))
 
 
+def names(value: Any) -> list[str]:
+    """A list of strings. Raises WrongType."""
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise WrongType("a list of names")
+    return value
+
+
 def to(label: str, kind: type) -> Rule:
     """The same value under another name."""
     return lambda value, place: {label: typed(value, kind)}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from onnxmake.olive.rules import WrongType, typed
+from onnxmake.olive.rules import WrongType, names, typed
 
 Take = Callable[[Mapping[str, Any]], dict[str, Any]]
 DLA = "it is for one accelerator's compiler, which is no device here"
@@ -16,7 +16,7 @@ def _plain(name: str) -> Take:
 
 def _renaming(name: str) -> Take:
     def take(given: Mapping[str, Any]) -> dict[str, Any]:
-        old, new = (typed(given.get(key), list) for key in ("old_names", "new_names"))
+        old, new = (names(given.get(key)) for key in ("old_names", "new_names"))
         if len(old) != len(new):
             raise WrongType("as many new_names as old_names")
         return {"name": name, "names": dict(zip(old, new))}
@@ -25,7 +25,7 @@ def _renaming(name: str) -> Take:
 
 
 def _naming(name: str, key: str = "names") -> Take:
-    return lambda given: {"name": name, "values": typed(given.get(key), list)}
+    return lambda given: {"name": name, "values": names(given.get(key))}
 
 
 def _nothing(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,7 +47,10 @@ SURGERIES: dict[str, Take | str] = {
     "MatMulAddToGemm": _plain("matmul_add_to_gemm"),
     "GemmToMatMulAdd": _plain("gemm_to_matmul_add"),
     "RemoveQDQ": _plain("remove_qdq"),
-    "ReplaceAttentionMaskValue": lambda given: {"name": "soften_mask", "value": float(given.get("replacement", -1e4))},
+    "ReplaceAttentionMaskValue": lambda given: {
+        "name": "soften_mask",
+        "value": typed(given.get("replacement", -1e4), float),
+    },
     **dict.fromkeys(
         ("InferShapes", "RemoveShapes", "RemoveInitializerFromInputs", "RemoveGidxFromMatMulNBits"), _nothing
     ),

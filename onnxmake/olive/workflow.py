@@ -79,10 +79,18 @@ def table(where: str, item: str, given: Any) -> dict[str, Any]:
     return given
 
 
-def flat(given: Mapping[str, Any], nested: str, where: str, item: str) -> dict[str, Any]:
+def flat(given: Any, nested: str, where: str, item: str) -> dict[str, Any]:
     """The object with the keys of its inner one, as older and newer workflows differ; the outer ones win. Raises TargetError."""
+    given = table(where, item, given)
     inner = table(where, f"{item}.{nested}", given.get(nested) or {})
     return inner | {key: value for key, value in given.items() if key != nested}
+
+
+def entries(where: str, item: str, given: Any) -> list[Any]:
+    """The list; empty where nothing is given. Raises TargetError."""
+    if given is not None and not isinstance(given, list):
+        raise wrong(where, item, given, "a list")
+    return given or []
 
 
 def known(where: str, item: str, given: Iterable[str], names: Iterable[str]) -> None:
