@@ -43,6 +43,7 @@ BASES = [
 ]
 BEYOND = (  # what the schema cannot know: files, other targets, other keys
     "is no file",
+    "there is nothing to vary",  # in any of its tables
     "is not the name of another target",
     "the target has no pass",
     "is no range of numbers",
