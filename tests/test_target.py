@@ -40,6 +40,12 @@ def test_a_right_file_is_read_with_its_comment_and_with_defaults_filled_in(tmp_p
     assert target.bench == Bench((16,), 8, 5)
 
 
+def test_a_line_for_an_editor_is_not_the_description(tmp_path):
+    file = write(tmp_path)
+    file.write_text("#:schema ../build/target.schema.json\n" + file.read_text())
+    assert read_target(file).description == "A target of the tests."
+
+
 def test_bench_may_be_left_out(tmp_path):
     assert read_target(write(tmp_path, bench="")).bench == Bench()
 

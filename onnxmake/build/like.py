@@ -28,8 +28,9 @@ def read(file: Path) -> tuple[str, dict[str, Any]]:
 
 
 def description(text: str) -> str:
-    """A target file's first comment."""
-    return next((line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")), "")
+    """A target file's first comment; "#:" begins what is for an editor."""
+    comments = (line for line in text.splitlines() if line.startswith("#") and not line.startswith("#:"))
+    return next((line.lstrip("# ").rstrip() for line in comments), "")
 
 
 def inside(folder: Path) -> dict[str, Path]:
