@@ -102,6 +102,7 @@ def changed(path: tuple, value) -> dict:
         (("search", "trials"), 0),
         (("search", "objectives"), ["decode"]),
         (("search", "quantize_rtn"), {"bits": [5]}),
+        (("search", "quantize_rtn"), {}),
         (("search", "quantize_rtn"), {"symmetric": {"low": 0, "high": 1}}),
         (("release", "licence"), "mit"),
     ],

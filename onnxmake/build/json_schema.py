@@ -5,7 +5,6 @@ What it cannot know, the reader still says: whether files and other targets are 
 
 import dataclasses
 import json
-import re
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -15,44 +14,16 @@ from onnxmake.build.commands import Command
 from onnxmake.build.comments import comments
 from onnxmake.build.declaration import Declaration, declaration, pass_names
 from onnxmake.build.device import devices
-from onnxmake.build.gates import HUB, Check
+from onnxmake.build.gates import Check
+from onnxmake.build.limits import OF_FIELDS, OF_TABLES
 from onnxmake.build.report import say
 from onnxmake.build.schema import nearest, plain
-from onnxmake.build.space import OBJECTIVES, Settings
-from onnxmake.build.target import COMMIT, Bench, Release, Source
+from onnxmake.build.space import Settings
+from onnxmake.build.target import Bench, Release, Source
 from onnxmake.errors import TargetError
 
 Schema = dict[str, Any]
 SIMPLE = {str: "string", int: "integer", float: "number", bool: "boolean"}
-UNNAMED = re.compile(r"\?P<\w+>")  # groups have no names in the dialect of JSON Schema
-AT_LEAST_1 = {"minimum": 1}
-FRACTION = {"minimum": 0, "maximum": 1}
-LIMITS: dict[type, Mapping[str, Schema]] = {  # what __post_init__ refuses of a field by itself; a test compares the two
-    Source: {"revision": {"pattern": f"^{COMMIT.pattern}$"}},
-    Bench: {
-        "prompt_tokens": {"minItems": 1, "items": {"type": "integer", "minimum": 1}},
-        "new_tokens": AT_LEAST_1,
-        "repeats": AT_LEAST_1,
-    },
-    Check: {
-        **{f.name: {"minimum": 0} for f in dataclasses.fields(Check) if f.name[:4] in ("max_", "min_")},
-        "text": {"anyOf": [{"not": {"pattern": "://"}}, {"pattern": f"^{UNNAMED.sub('', HUB.pattern)}$"}]},
-        "window": {"minimum": 2},
-        "stride": AT_LEAST_1,
-        "max_tokens": {"minimum": 2},
-        "min_top1": FRACTION,
-        "min_cosine": FRACTION,
-    },
-    Settings: {"trials": AT_LEAST_1, "objectives": {"minItems": 1, "items": {"enum": [*OBJECTIVES]}}},
-    releases.Keys: {"targets": {"minItems": 1, "uniqueItems": True}},
-}
-SOURCE = {  # a repository at a commit, or a folder
-    "oneOf": [
-        {"required": ["repo", "revision"], "not": {"required": ["path"]}},
-        {"required": ["path"], "not": {"anyOf": [{"required": ["repo"]}, {"required": ["revision"]}]}},
-    ]
-}
-PAIR = {"dependentRequired": {"min_decode": ["than"], "than": ["min_decode"]}}
 RESERVED: dict[str, Schema] = {
     "may_skip": {"type": "boolean", "default": False, "description": "the pass may change nothing"},
     "memory_mb": {"type": "integer", "description": "what its process may use, if not what the pass declares"},
@@ -81,7 +52,7 @@ def _fields(cls: type) -> dict[str, Schema]:
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         known = {} if default in (dataclasses.MISSING, None) else {"default": plain(default)}
         text = {"description": said[f.name]} if f.name in said else {}
-        out[f.name] = typed(hints[f.name]) | LIMITS.get(cls, {}).get(f.name, {}) | known | text
+        out[f.name] = typed(hints[f.name]) | OF_FIELDS.get(cls, {}).get(f.name, {}) | known | text
     return out
 
 
@@ -96,8 +67,8 @@ def closed(properties: Mapping[str, Schema], required: list[str], **more: Any) -
     return {"type": "object", "properties": dict(properties), **needed, "additionalProperties": False, **more}
 
 
-def table(cls: type, **more: Any) -> Schema:
-    return closed(_fields(cls), _needed(cls), description=str(cls.__doc__), **more)
+def table(cls: type) -> Schema:
+    return closed(_fields(cls), _needed(cls), description=str(cls.__doc__), **OF_TABLES.get(cls, {}))
 
 
 def _pass(found: Declaration) -> Schema:
@@ -134,7 +105,7 @@ def target_schema() -> Schema:
         },
         "device": {"enum": devices(), "description": "where the built model runs"},
         "unproven": {"type": "boolean", "default": False, "description": "build also what no sweep has found right"},
-        "source": table(Source, **SOURCE),
+        "source": table(Source),
         "pass": {
             "type": "array",
             "minItems": 1,
@@ -142,12 +113,12 @@ def target_schema() -> Schema:
             "items": one,
             "description": "passes in order, from the checkpoint to the model's folder",
         },
-        "check": table(Check, **PAIR),
+        "check": table(Check),
         "bench": table(Bench),
         "search": closed(search, [], description="What `doit search` varies, and what it looks for."),
         "release": table(Release),
     }
-    keys["search"]["anyOf"] = [{"required": [p.name]} for p in passes]
+    keys["search"]["anyOf"] = [{"required": [p.name], "properties": {p.name: {"minProperties": 1}}} for p in passes]
     rest: Schema = {"if": {"required": ["like"]}, "else": {"required": ["device", "source", "pass"]}}
     return _document("a target of onnxmake", closed(keys, [], **rest)) | {
         "$defs": {"pass": {"oneOf": [*map(_pass, passes)]}}
