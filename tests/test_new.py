@@ -406,6 +406,7 @@ def test_a_repository_without_config_is_told(typed, tmp_path):
 
 def test_as_it_is_typed(typed):
     assert "doit new needs a model" in typed(code=1)
+    assert "Write --device" in typed("-m", str(TINY), "-d", "cuda", "--name", "mine", code=1)
     shown = typed(f"--model={TINY}", "-p", "fp32", "--name", "mine", "--dry-run")
     assert shown.startswith("# tiny, fp32 weights") and not [*typed.targets.iterdir()]
 

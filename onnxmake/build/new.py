@@ -80,6 +80,8 @@ def _understood(params: Mapping[str, Any], arguments: list[str]) -> None:
         raise TargetError(f"{arguments[0]!r} is no option of doit new.", "The model is named behind -m.", USAGE)
     if not params["model"] or params["model"].startswith("-"):
         raise TargetError("doit new needs a model.", "None is named behind -m.", USAGE)
+    if params.get("cwdPath"):  # -d, which doit takes for a folder of its own
+        raise TargetError(f"-d {params['cwdPath']} names no device.", "-d is doit's own option.", "Write --device.")
     if params["device"] not in devices():
         raise TargetError(
             f"--device {params['device']} is none that there is.",
