@@ -120,7 +120,9 @@ def test_building_all_builds_what_can_be_built(tmp_path):
     printed = builder.fail("build")
     hub = {target.source for target in read_targets([paths.TARGETS]).values() if target.source.repo}
     assert printed.count("could not be fetched") == len(hub) > 10
-    assert sorted(os.listdir(tmp_path / "dist")) == sorted([*TARGETS, "tiny-gptq-cpu"])
+    assert sorted(os.listdir(tmp_path / "dist")) == sorted(
+        [*TARGETS, "tiny-adapter-cpu", "tiny-gptq-cpu", "tiny-lora-cpu"]
+    )
 
 
 def test_two_builds_at_once_run_each_step_once(tmp_path):

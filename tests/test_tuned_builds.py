@@ -10,7 +10,7 @@ from graphs import write_safetensors
 from test_adapters import LAYER, random
 from toy import Toy, weights
 
-from onnxmake.build import declaration, garbage, paths, quality, twin
+from onnxmake.build import declaration, execute, garbage, paths, quality, twin
 from onnxmake.build.plan import checkpoint_of, steps_of
 from onnxmake.build.target import read_target
 from onnxmake.errors import TargetError
@@ -111,6 +111,7 @@ def test_no_adapter_is_lost_or_meets_other_weights_than_its_own(tmp_path, adapte
 
 def test_a_twin_goes_without_what_has_the_checkpoints_widths(output):
     target = read_target(paths.TARGETS / "tiny-adapter-cpu.toml")
+    execute.make_source(checkpoint_of(target))
     names = [step.name for step in twin._graph_steps(target, checkpoint_of(target))]
     assert names == ["export", "optimize", "quantize_rtn"]
     steps = [{"pass": step.name, "key": step.name} for step in steps_of(target, checkpoint_of(target))]

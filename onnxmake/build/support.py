@@ -142,7 +142,7 @@ def proof(target: Target, checkpoint: Checkpoint) -> str | None:
 
 def check(target: Target, checkpoint: Checkpoint) -> None:
     """Raises UnsupportedError where the target's architecture is not proven, and the target does not say that it may."""
-    if target.unproven:
+    if target.unproven or not _exports(target):
         return
     found = doubt(target, architecture_of(checkpoint))
     if found is None:
