@@ -101,11 +101,6 @@ def part_of(target: Target) -> str:
     return next((use.options.part for use in target.passes if use.declaration.name == "export"), "model")
 
 
-def _row(target: Target, checkpoint: Checkpoint) -> str | None:
-    """The row that the target's architecture has, or would have."""
-    return architecture.row(architecture_of(checkpoint), part_of(target))
-
-
 def doubt(target: Target, shape: Mapping[str, Any]) -> tuple[str | None, str] | None:
     """The architecture with the keys `shape` of config.json, and why it is not proven for the target; None where it is."""
     name, rows = architecture.row(shape, part_of(target)), read()
@@ -133,7 +128,7 @@ def proof(target: Target, checkpoint: Checkpoint) -> str | None:
     """What a built target's manifest says of its architecture: the sweep's verdict and date, or that there is none."""
     if not _exports(target):
         return None
-    name, rows = _row(target, checkpoint), read()
+    name, rows = architecture.row(architecture_of(checkpoint), part_of(target)), read()
     verdict = _verdict(target, name, rows)
     if not _is_right(verdict):
         return f"unproven: {name} on {target.device}"
