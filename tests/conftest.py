@@ -78,23 +78,27 @@ def twin(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory) -> Builder:
-    """The shipped tiny targets, built once through the user's own store."""
-    builder = Builder(tmp_path_factory.mktemp("built"))
+def untouched(tmp_path_factory) -> Path:
+    """What doit writes for the shipped tiny targets, built once through the user's own store."""
+    builder = Builder(tmp_path_factory.mktemp("untouched"))
     builder.run(*(f"build:{name}" for name in TINY))
-    return builder
+    return builder.output
+
+
+@pytest.fixture(scope="session")
+def built(untouched, tmp_path_factory) -> Builder:
+    """The shipped tiny targets built, where tests go on to run doit."""
+    return Builder(shutil.copytree(untouched, tmp_path_factory.mktemp("built"), dirs_exist_ok=True))
 
 
 @pytest.fixture
-def delivered(built, output):
-    """What `built` has built as this process's own output, with a store to read from."""
-    cache = built.cache
+def delivered(untouched, output):
+    """The shipped tiny targets as this process's own output, with a store to read from."""
     paths.CACHE.mkdir(parents=True)
     for shared in ("envs", "numba", "store"):
-        (paths.CACHE / shared).symlink_to(cache / shared)
-    shutil.copytree(built.output / "dist", paths.DIST, ignore=shutil.ignore_patterns(locks.WORKING))
-    found = shutil.ignore_patterns(locks.WORKING, "quality", "bench", "history")  # out by other tests
-    shutil.copytree(built.output / "build", paths.BUILD, ignore=found)
+        (paths.CACHE / shared).symlink_to(Builder.cache / shared)
+    for name in ("build", "dist"):
+        shutil.copytree(untouched / name, output / name, ignore=shutil.ignore_patterns(locks.WORKING))
     return output
 
 
