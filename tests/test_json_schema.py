@@ -51,6 +51,7 @@ BEYOND = (  # what the schema cannot know: files, other targets, other keys
     "is less than one window",
     "neither dims nor inputs are named",
     "a size is less than 1",
+    "comes before it",
 )
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxmake.build import like, paths, space, tuning
+from onnxmake.build import like, paths, space, stages, tuning
 from onnxmake.build.declaration import Declaration, declaration
 from onnxmake.build.device import devices
 from onnxmake.build.gates import Check
+from onnxmake.build.naming import check_name
 from onnxmake.build.schema import nearest, parse
 from onnxmake.build.space import Search
 from onnxmake.errors import TargetError
@@ -125,10 +126,10 @@ def _use(table: dict, number: int, device: str, beside: Path, where: str) -> Use
         )
     options = {key: value for key, value in table.items() if key not in ("use", *RESERVED)}
     for key, (kind, form) in RESERVED.items():
-        if key in table and type(table[key]) is not kind:
+        if key in table and (type(table[key]) is not kind or (kind is int and table[key] < 1)):
             raise TargetError(
                 f"{where}: {key} of [[pass]] {number} is not {form}.",
-                "The value has the wrong type.",
+                "The value has the wrong type, or is out of range.",
                 f"Write {key} = {form.split()[0]}.",
             )
     found = declaration(table["use"], f"{where}: [[pass]] {number}: ")
@@ -168,6 +169,7 @@ def read_target(
     Raises TargetError with file, key, what was expected and the nearest valid name.
     """
     where = paths.shown(file)
+    name = check_name(name or file.stem, f"{where}: ")
     text, table = like.load(file, files, reader)
     tables: dict[str, type] = {
         "source": dict,
@@ -208,8 +210,8 @@ def read_target(
             'Add [[pass]] with use = "export" above it.',
         )
     tuning.check(uses, where)
-    return Target(
-        name or file.stem,
+    target = Target(
+        name,
         file,
         like.description(text),
         head.device,
@@ -221,6 +223,8 @@ def read_target(
         space.read(table["search"], uses, f"{where}: [search]") if "search" in table else None,
         parse(Release, table.get("release", {}), f"{where}: [release]"),
     )
+    stages.check(uses, where)
+    return target
 
 
 def files_of(folders: Sequence[Path]) -> dict[str, Path]:
