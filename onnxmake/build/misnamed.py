@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from onnxmake.build import paths
 from onnxmake.build.plan import Plan
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
@@ -37,6 +38,11 @@ def misnamed_by(plan: Plan, word: str, released: Collection[str] = ()) -> Target
         cause = "A typing error, or its file is neither in targets/ nor in a folder of ONNXMAKE_TARGETS."
         return TargetError(f"No target is named {name!r}.", cause, nearest(name, known))
     if group == "search" and name in plan.targets and not plan.targets[name][0].search:
+        file = plan.targets[name][0].file
+        if file.suffix == ".json":
+            cause = "Its workflow has no search_strategy, or its passes leave nothing open that a search here varies."
+            why = f"doit import -c {paths.shown(file)} -o NAME.toml says why; add [search.PASS] there."
+            return TargetError(f"{name} has nothing to search.", cause, why)
         cause = "[search] says which options are tried; `like` does not take it over."
         return TargetError(f"{name} has no [search].", cause, "Add [search.PASS] with option = [value, ...].")
     return None

@@ -1,10 +1,12 @@
 """`evaluators` as [check] and [bench], and `search_strategy` as [search]."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
+from onnxmake.olive.one import ALL, LISTED
 from onnxmake.olive.rules import Settings
 from onnxmake.olive.told import Refusal, Told
 from onnxmake.olive.workflow import entries, flat, known, table, wrong
@@ -45,7 +47,10 @@ STRATEGY = {
     *("stop_when_goals_met", "max_iter", "max_time", "include_pass_params", "max_samples", "num_samples", "seed"),
 }
 FALLS = {"percent-max-degradation": 100.0, "max-degradation": 1.0}  # of a metric, by so much at most
-TRIALS = 20
+EVALUATORS = ("LMEvaluator", "MTEBEvaluator")
+SIZE = "size_on_disk"  # a task of LMEvaluator, too; doit check has the figure
+COMPARED = "doit check compares with the unquantised model, by perplexity, KL divergence and top-1 agreement"
+SCRIPT = f"its script is not run: {COMPARED}"
 
 
 def _gate(where: str, item: str, metric: str, sub: Mapping[str, Any], note: Callable[[str], None]) -> Settings:
@@ -67,18 +72,39 @@ def _gate(where: str, item: str, metric: str, sub: Mapping[str, Any], note: Call
     return {}
 
 
+def _text(item: str, name: str, text: Callable[[str], tuple[str | None, Settings]], told: Told) -> Settings:
+    """What is evaluated on: a file, where the data are one; no script is run for it. Raises TargetError."""
+    try:
+        file, _ = text(name)
+    except Refusal as refusal:
+        told.note(item, f"{refusal.why}, and is not run: doit check reads the text that comes along")
+        return {}
+    return {"check.text": file} if file else {}
+
+
+def searched(search: Mapping[str, Any] | None) -> str:
+    """What is varied, as one.settings takes it."""
+    if search is None:
+        return ""
+    return ALL if search.get("include_pass_params", True) else LISTED
+
+
 def settings(
     where: str, evaluator: Mapping[str, Any], text: Callable[[str], tuple[str | None, Settings]], told: Told
 ) -> Settings:
-    """Of [check] and [bench]. Raises TargetError, Refusal."""
+    """Of [check] and [bench]. Evaluating changes nothing of the model: scripts and tasks that are not run are noted. Raises TargetError."""
     given = flat(evaluator, "type_args", where, "evaluators")
     known(where, "evaluators", given, {*KEYS, *MORE})
-    if given.get("user_script") or given.get("script_dir"):
-        raise Refusal(
-            "evaluators: a script evaluates", "Use perplexity, or [check] of the target: KL divergence and top-1."
+    if given.get("user_script"):
+        told.note("evaluators", SCRIPT)
+    elif given.get("type") is not None and given["type"] not in EVALUATORS:
+        raise TargetError(
+            f"{where}: evaluators: type = {given['type']!r} is none that Olive has.",
+            "A typing error.",
+            nearest(str(given["type"]), EVALUATORS),
         )
-    if given.get("tasks"):
-        told.note("evaluators", "tasks of lm-eval are not run: doit check compares with the unquantised model")
+    if tasks := [str(task) for task in entries(where, "evaluators.tasks", given.get("tasks")) if task != SIZE]:
+        told.note("evaluators", f"{', '.join(tasks)} {'is' if len(tasks) == 1 else 'are'} not run: {COMPARED}")
     out: Settings = {}
     for number, entry in enumerate(entries(where, "evaluators.metrics", given.get("metrics"))):
         item = f"evaluators.metrics[{number}]"
@@ -91,12 +117,9 @@ def settings(
             )
         config = table(where, f"{item}.user_config", metric.get("user_config") or {})
         if kind == "custom" or config.get("user_script"):
-            raise Refusal(
-                f"{item}: a script evaluates", "Use perplexity, or [check] of the target: KL divergence and top-1."
-            )
+            told.note(item, SCRIPT)
         if kind == "accuracy" and isinstance(metric.get("data_config"), str):
-            file, _ = text(metric["data_config"])
-            out |= {"check.text": file} if file else {}
+            out |= _text(item, metric["data_config"], text, told)
         single = filter(None, [metric.get("sub_type")])  # of older workflows
         for sub in entries(where, f"{item}.sub_types", metric.get("sub_types")) or single:
             sub = {"name": sub} if isinstance(sub, str) else table(where, f"{item}.sub_types", sub)
@@ -108,9 +131,14 @@ def settings(
 
 
 def search(
-    where: str, given: Mapping[str, Any], evaluator: Mapping[str, Any], axes: Mapping[str, list], told: Told
+    where: str,
+    given: Mapping[str, Any],
+    evaluator: Mapping[str, Any],
+    axes: Mapping[str, list],
+    nothing: str,
+    told: Told,
 ) -> Settings:
-    """[search] over what the passes leave open; empty where that is nothing. Raises TargetError."""
+    """[search] over what the passes leave open; empty where that is nothing, which is told with its reason. Raises TargetError."""
     strategy = dict(given)
     for nested in ("sampler_config", "search_algorithm_config"):
         strategy = flat(strategy, nested, where, "search_strategy")
@@ -122,12 +150,17 @@ def search(
             "Name one of evaluators as evaluator.",
         )
     if not axes:
-        told.note("search_strategy", "no option of the passes is left open: there is nothing to search")
+        told.note("search_strategy", f"there is nothing to search: {nothing}")
         return {}
-    trials = strategy.get("max_samples") or strategy.get("num_samples") or strategy.get("max_iter") or TRIALS
+    points = math.prod(len(values) for values in axes.values())
+    trials = strategy.get("max_samples") or strategy.get("num_samples") or strategy.get("max_iter") or points
     if type(trials) is not int:
         raise wrong(where, "search_strategy: the number of samples", trials, "a whole number")
     told.note("search_strategy", "the search looks for little KL divergence and size; doit bench measures speed")
+    if strategy.get("execution_order") == "pass-by-pass":
+        told.note("search_strategy", "options of all passes are searched together")
+    if unheeded := [name for name in ("max_time", "stop_when_goals_met") if strategy.get(name)]:
+        told.note("search_strategy", f"all trials are made: {' and '.join(unheeded)} not heeded")
     return {
         "search.trials": trials,
         "search.seed": strategy.get("seed", 0),
