@@ -77,7 +77,7 @@ def _tried(where: str, one: Pass, entry: Entry, given: Mapping[str, Any], out: S
     open_: Open = {}
     fixed = []
     apart = dataclasses.replace(place, told=Told())
-    for name in (name for name in entry.searched if name not in given):
+    for name in (name for name in entry.searched if one.options.get(name, SEARCHED) == SEARCHED):
         found = [_read(where, one, entry, {**given, name: value}, apart) for value in entry.searched[name]]
         alike = [some for some in (out, *found) if _kind(some) == _kind(out)]
         values = {label: _distinct(some[label] for some in alike if label in some) for some in alike for label in some}
@@ -102,14 +102,12 @@ def _settings(where: str, one: Pass, search: str, place: Place) -> tuple[Setting
     entry = _entry(where, one)
     workflow.known(where, one.item, one.options, {**COMMON, **entry.options})
     given = {key: value for key, value in one.options.items() if value not in (DEFAULT, SEARCHED)}
-    if len(given) < len(one.options) and not search:
-        for name in (key for key, value in one.options.items() if value == SEARCHED):
-            raise TargetError(
-                f"{where}: {one.item}.{name} = {SEARCHED!r} without a search_strategy.",
-                "Olive takes no values to try where nothing is searched.",
-                f"Leave {name} out, or add search_strategy and an evaluator.",
-            )
-    fixed = {key for key, value in one.options.items() if value == DEFAULT}
+    if not search and (sought := [key for key, value in one.options.items() if value == SEARCHED]):
+        raise TargetError(
+            f"{where}: {one.item}.{sought[0]} = {SEARCHED!r} without a search_strategy.",
+            "Olive takes no values to try where nothing is searched.",
+            f"Leave {sought[0]} out, or add search_strategy and an evaluator.",
+        )
     listed = {
         name: _values(where, f"{one.item}.{name}", value, bool(search) and name in entry.searched)
         for name, value in given.items()
@@ -124,7 +122,7 @@ def _settings(where: str, one: Pass, search: str, place: Place) -> tuple[Setting
             if not search:
                 place.note(f"of the values of {name}, the first: there is no search_strategy")
     if search == ALL and not one.fixed:
-        open_ |= _tried(where, one, entry, first | dict.fromkeys(fixed), out, place)
+        open_ |= _tried(where, one, entry, first, out, place)
     return out, open_
 
 
@@ -149,8 +147,9 @@ def settings(where: str, several: tuple[Pass, ...], search: str, place: Place) -
 
     `search`: "" where there is none, LISTED or ALL; of alternatives, what they list is varied.
     """
-    if len(several) > 1 and search:
+    if len(several) > 1 and search == ALL:
         search = LISTED
+        place.note("of alternatives, a search here varies what they list")
     out, axes = _settings(where, several[0], search, place)
     if not search and len(several) > 1:
         place.note("of alternatives, the first: there is no search_strategy")

@@ -103,7 +103,7 @@ def axes(found: Sequence[tuple[Settings, Open]], blocks: Blocks) -> Open:
                 continue  # another quantiser takes its place
             name = f"quantize_{settings['quantize.method']}" if use == "quantize" else use
             varied = all(isinstance(value, str | int | float | bool) for value in values)
-            if option in ("method", "implied", "") or uses.count(name) != 1 or not varied:
+            if label in ("quantize.method", "quantize.implied") or not option or uses.count(name) != 1 or not varied:
                 raise Refusal(
                     f"{label} cannot be varied by a search",
                     "Write a workflow for each; doit compare puts them side by side.",
