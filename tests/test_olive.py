@@ -305,7 +305,7 @@ def test_every_label_that_a_rule_gives_is_an_option():
     }
     source = "".join(
         (paths.ROOT / "onnxmake" / "olive" / f"{name}.py").read_text()
-        for name in ("mapping", "combined", "integers", "border", "training", "measures")
+        for name in ("mapping", "combined", "integers", "border", "training", "measures", "strategy")
     )
     labels = set(re.findall(r'"([a-z_]+)\.([a-z_]+)"', source))
     assert len(labels) > 30

@@ -1,12 +1,10 @@
-"""`evaluators` as [check] and [bench], and `search_strategy` as [search]."""
+"""`evaluators` as [check] and [bench]."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
-from onnxmake.olive.one import ALL, LISTED
 from onnxmake.olive.rules import Settings
 from onnxmake.olive.told import Refusal, Told
 from onnxmake.olive.workflow import entries, flat, known, table, wrong
@@ -35,17 +33,6 @@ MORE = {
 METRIC = {"sub_type", "name", "type", "backend", "sub_types", "user_config", "data_config", "priority_rank"}
 SUB = {"name", "metric_config", "priority", "higher_is_better", "goal", "priority_rank"}
 TYPES = ("accuracy", "latency", "throughput", "size_on_disk", "custom")
-STRATEGY = {
-    *(
-        "execution_order",
-        "sampler",
-        "sampler_config",
-        "search_algorithm",
-        "search_algorithm_config",
-        "output_model_num",
-    ),
-    *("stop_when_goals_met", "max_iter", "max_time", "include_pass_params", "max_samples", "num_samples", "seed"),
-}
 FALLS = {"percent-max-degradation": 100.0, "max-degradation": 1.0}  # of a metric, by so much at most
 EVALUATORS = ("LMEvaluator", "MTEBEvaluator")
 SIZE = "size_on_disk"  # a task of LMEvaluator, too; doit check has the figure
@@ -77,16 +64,9 @@ def _text(item: str, name: str, text: Callable[[str], tuple[str | None, Settings
     try:
         file, _ = text(name)
     except Refusal as refusal:
-        told.note(item, f"{refusal.why}, and is not run: doit check reads the text that comes along")
+        told.note(item, f"{refusal.why}: doit check reads the text that comes along instead")
         return {}
     return {"check.text": file} if file else {}
-
-
-def searched(search: Mapping[str, Any] | None) -> str:
-    """What is varied, as one.settings takes it."""
-    if search is None:
-        return ""
-    return ALL if search.get("include_pass_params", True) else LISTED
 
 
 def settings(
@@ -128,41 +108,3 @@ def settings(
             out |= {"bench.repeats": repeats} if repeats else {}
             out |= _gate(where, item, kind, sub, lambda line, item=item: told.note(item, line))  # type: ignore[misc]
     return out
-
-
-def search(
-    where: str,
-    given: Mapping[str, Any],
-    evaluator: Mapping[str, Any],
-    axes: Mapping[str, list],
-    nothing: str,
-    told: Told,
-) -> Settings:
-    """[search] over what the passes leave open; empty where that is nothing, which is told with its reason. Raises TargetError."""
-    strategy = dict(given)
-    for nested in ("sampler_config", "search_algorithm_config"):
-        strategy = flat(strategy, nested, where, "search_strategy")
-    known(where, "search_strategy", strategy, STRATEGY)
-    if given and not evaluator:
-        raise TargetError(
-            f"{where}: search_strategy without an evaluator.",
-            "Olive would not know what to look for.",
-            "Name one of evaluators as evaluator.",
-        )
-    if not axes:
-        told.note("search_strategy", f"there is nothing to search: {nothing}")
-        return {}
-    points = math.prod(len(values) for values in axes.values())
-    trials = strategy.get("max_samples") or strategy.get("num_samples") or strategy.get("max_iter") or points
-    if type(trials) is not int:
-        raise wrong(where, "search_strategy: the number of samples", trials, "a whole number")
-    told.note("search_strategy", "the search looks for little KL divergence and size; doit bench measures speed")
-    if strategy.get("execution_order") == "pass-by-pass":
-        told.note("search_strategy", "options of all passes are searched together")
-    if unheeded := [name for name in ("max_time", "stop_when_goals_met") if strategy.get(name)]:
-        told.note("search_strategy", f"all trials are made: {' and '.join(unheeded)} not heeded")
-    return {
-        "search.trials": trials,
-        "search.seed": strategy.get("seed", 0),
-        **{f"search.{label}": values for label, values in axes.items()},
-    }

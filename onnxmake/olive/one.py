@@ -131,17 +131,6 @@ def _kind(found: Settings) -> set[str]:
     return {label.split(".")[0] for label in found} | {str(found.get("quantize.method"))}
 
 
-def nothing(passes: Iterable[tuple[Pass, ...]]) -> str:
-    """Why a search varies nothing of passes that leave no option open."""
-    names = {name.lower(): name for name in (*PASSES, *ALIASES)}
-    types = dict.fromkeys(names[one.type.lower()] for several in passes for one in several)
-    if varied := [name for name in types if PASSES[ALIASES.get(name, name)].searched]:
-        return (
-            f"what Olive varies of {', '.join(varied)} is fixed here, by the workflow or as there is no option for it"
-        )
-    return f"Olive varies no option of {', '.join(types)}, and makes one model, too"
-
-
 def settings(where: str, several: tuple[Pass, ...], search: str, place: Place) -> tuple[Settings, Open]:
     """The first; with a search, where the others differ is left open. Raises TargetError, Refusal.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxmake.build import paths
-from onnxmake.olive import data, measures, model, one, order, system, workflow
+from onnxmake.olive import data, measures, model, one, order, strategy, system, workflow
 from onnxmake.olive.rules import Place, Settings
 from onnxmake.olive.told import Refusal, Told, Untranslated
 from onnxmake.olive.workflow import Workflow
@@ -65,7 +65,7 @@ def translate(file: Path) -> Translated:
     for several in flow.passes:
         place = Place(several[0].item, device, told, "package_genai" in found[0][0], text, beside)
         try:
-            found.append(one.settings(where, several, measures.searched(flow.search), place))
+            found.append(one.settings(where, several, strategy.searched(flow.search), place))
         except Refusal as refusal:
             told.refuse(place.item, refusal)
     searched, blocks = {}, []
@@ -75,7 +75,7 @@ def translate(file: Path) -> Translated:
             blocks = order.ordered([settings for settings, _ in found])
         if flow.search is not None and not told.refused:
             open_ = order.axes(found, blocks)
-            searched = measures.search(where, flow.search, flow.evaluator, open_, one.nothing(flow.passes), told)
+            searched = strategy.search(where, flow.search, flow.evaluator, open_, flow.passes, told)
     except Refusal as refusal:
         told.refuse("workflow", refusal)
     if told.refused:
