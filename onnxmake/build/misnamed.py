@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from onnxmake.build import paths
 from onnxmake.build.plan import Plan
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
@@ -42,6 +43,11 @@ def misnamed_by(plan: Plan, word: str, released: Collection[str] = ()) -> Target
     if name in plan.broken and group not in TOLD:
         return plan.broken[name]  # type: ignore[return-value]
     if group == "search" and name in plan.targets and not plan.targets[name][0].search:
+        file = plan.targets[name][0].file
+        if file.suffix == ".json":
+            cause = "Its workflow has no search_strategy, or its passes leave nothing open that a search here varies."
+            why = f"doit import -c {paths.shown(file)} -o NAME.toml says why; add [search.PASS] there."
+            return TargetError(f"{name} has nothing to search.", cause, why)
         cause = "[search] says which options are tried; `like` does not take it over."
         return TargetError(f"{name} has no [search].", cause, "Add [search.PASS] with option = [value, ...].")
     return None

@@ -36,7 +36,10 @@ def inside(where: str, item: str, given: Any, folder: Path) -> str:
 def text_of(
     where: str, folder: Path, configs: Mapping[str, Mapping[str, Any]], name: str, told: Told
 ) -> tuple[str | None, Settings]:
-    """The file of a data config, none where it is a data set of the hub; samples, and tokens of each. Raises TargetError, Refusal."""
+    """The file of a data config, none where it is a data set of the hub; samples, tokens of each, and text_template.
+
+    Raises TargetError, Refusal.
+    """
     item = f"data_configs.{name}"
     if name == OF_MODEL:
         told.note(item, "the model's data set is not fetched: the text that comes along stands for it")
@@ -50,9 +53,8 @@ def text_of(
     config = configs[name]
     known(where, item, config, {*KEYS, *PARTS})
     if config.get("user_script") or config.get("script_dir"):
-        inside(where, f"{item}.user_script", config.get("user_script"), folder)
         raise Refusal(
-            f"the script {config['user_script']} would run code of its own",
+            f"the script {config.get('user_script') or config['script_dir']} would run code of its own",
             "Save what it loads as a text beside the workflow, and name that in data_files.",
         )
     parts = {part: flat(config.get(part) or {}, "params", where, f"{item}.{part}") for part in PARTS}
@@ -72,4 +74,7 @@ def text_of(
             f'{load.get("data_name", "the data")} is not fetched: the text that comes along stands for it; calibration = "FILE" names another',
         )
     found = inside(where, f"{item}.data_files", files[0], folder) if files else None
-    return found, {option: number for option, number in amount.items() if type(number) is int}
+    read: Settings = {option: number for option, number in amount.items() if type(number) is int}
+    if isinstance(template := process.get("text_template"), str):
+        read["text_template"] = template
+    return found, read

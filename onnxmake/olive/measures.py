@@ -1,4 +1,4 @@
-"""`evaluators` as [check] and [bench], and `search_strategy` as [search]."""
+"""`evaluators` as [check] and [bench]."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,19 +33,11 @@ MORE = {
 METRIC = {"sub_type", "name", "type", "backend", "sub_types", "user_config", "data_config", "priority_rank"}
 SUB = {"name", "metric_config", "priority", "higher_is_better", "goal", "priority_rank"}
 TYPES = ("accuracy", "latency", "throughput", "size_on_disk", "custom")
-STRATEGY = {
-    *(
-        "execution_order",
-        "sampler",
-        "sampler_config",
-        "search_algorithm",
-        "search_algorithm_config",
-        "output_model_num",
-    ),
-    *("stop_when_goals_met", "max_iter", "max_time", "include_pass_params", "max_samples", "num_samples", "seed"),
-}
 FALLS = {"percent-max-degradation": 100.0, "max-degradation": 1.0}  # of a metric, by so much at most
-TRIALS = 20
+EVALUATORS = ("LMEvaluator", "MTEBEvaluator")
+SIZE = "size_on_disk"  # a task of LMEvaluator, too; doit check has the figure
+COMPARED = "doit check compares with the unquantised model, by perplexity, KL divergence and top-1 agreement"
+SCRIPT = f"its script is not run: {COMPARED}"
 
 
 def _gate(where: str, item: str, metric: str, sub: Mapping[str, Any], note: Callable[[str], None]) -> Settings:
@@ -67,18 +59,32 @@ def _gate(where: str, item: str, metric: str, sub: Mapping[str, Any], note: Call
     return {}
 
 
+def _text(item: str, name: str, text: Callable[[str], tuple[str | None, Settings]], told: Told) -> Settings:
+    """What is evaluated on: a file, where the data are one; no script is run for it. Raises TargetError."""
+    try:
+        file, _ = text(name)
+    except Refusal as refusal:
+        told.note(item, f"{refusal.why}: doit check reads the text that comes along instead")
+        return {}
+    return {"check.text": file} if file else {}
+
+
 def settings(
     where: str, evaluator: Mapping[str, Any], text: Callable[[str], tuple[str | None, Settings]], told: Told
 ) -> Settings:
-    """Of [check] and [bench]. Raises TargetError, Refusal."""
+    """Of [check] and [bench]. Evaluating changes nothing of the model: scripts and tasks that are not run are noted. Raises TargetError."""
     given = flat(evaluator, "type_args", where, "evaluators")
     known(where, "evaluators", given, {*KEYS, *MORE})
-    if given.get("user_script") or given.get("script_dir"):
-        raise Refusal(
-            "evaluators: a script evaluates", "Use perplexity, or [check] of the target: KL divergence and top-1."
+    if given.get("user_script"):
+        told.note("evaluators", SCRIPT)
+    elif given.get("type") is not None and given["type"] not in EVALUATORS:
+        raise TargetError(
+            f"{where}: evaluators: type = {given['type']!r} is none that Olive has.",
+            "A typing error.",
+            nearest(str(given["type"]), EVALUATORS),
         )
-    if given.get("tasks"):
-        told.note("evaluators", "tasks of lm-eval are not run: doit check compares with the unquantised model")
+    if tasks := [str(task) for task in entries(where, "evaluators.tasks", given.get("tasks")) if task != SIZE]:
+        told.note("evaluators", f"{', '.join(tasks)} {'is' if len(tasks) == 1 else 'are'} not run: {COMPARED}")
     out: Settings = {}
     for number, entry in enumerate(entries(where, "evaluators.metrics", given.get("metrics"))):
         item = f"evaluators.metrics[{number}]"
@@ -91,12 +97,9 @@ def settings(
             )
         config = table(where, f"{item}.user_config", metric.get("user_config") or {})
         if kind == "custom" or config.get("user_script"):
-            raise Refusal(
-                f"{item}: a script evaluates", "Use perplexity, or [check] of the target: KL divergence and top-1."
-            )
+            told.note(item, SCRIPT)
         if kind == "accuracy" and isinstance(metric.get("data_config"), str):
-            file, _ = text(metric["data_config"])
-            out |= {"check.text": file} if file else {}
+            out |= _text(item, metric["data_config"], text, told)
         single = filter(None, [metric.get("sub_type")])  # of older workflows
         for sub in entries(where, f"{item}.sub_types", metric.get("sub_types")) or single:
             sub = {"name": sub} if isinstance(sub, str) else table(where, f"{item}.sub_types", sub)
@@ -105,31 +108,3 @@ def settings(
             out |= {"bench.repeats": repeats} if repeats else {}
             out |= _gate(where, item, kind, sub, lambda line, item=item: told.note(item, line))  # type: ignore[misc]
     return out
-
-
-def search(
-    where: str, given: Mapping[str, Any], evaluator: Mapping[str, Any], axes: Mapping[str, list], told: Told
-) -> Settings:
-    """[search] over what the passes leave open; empty where that is nothing. Raises TargetError."""
-    strategy = dict(given)
-    for nested in ("sampler_config", "search_algorithm_config"):
-        strategy = flat(strategy, nested, where, "search_strategy")
-    known(where, "search_strategy", strategy, STRATEGY)
-    if given and not evaluator:
-        raise TargetError(
-            f"{where}: search_strategy without an evaluator.",
-            "Olive would not know what to look for.",
-            "Name one of evaluators as evaluator.",
-        )
-    if not axes:
-        told.note("search_strategy", "no option of the passes is left open: there is nothing to search")
-        return {}
-    trials = strategy.get("max_samples") or strategy.get("num_samples") or strategy.get("max_iter") or TRIALS
-    if type(trials) is not int:
-        raise wrong(where, "search_strategy: the number of samples", trials, "a whole number")
-    told.note("search_strategy", "the search looks for little KL divergence and size; doit bench measures speed")
-    return {
-        "search.trials": trials,
-        "search.seed": strategy.get("seed", 0),
-        **{f"search.{label}": values for label, values in axes.items()},
-    }

@@ -3,7 +3,7 @@
 "quantize" stands for the quantiser, which the setting quantize.method names; "check" for [check].
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ class Place:
     generates: bool  # whether the model is packed to generate text
     text: Callable[
         [str], tuple[str | None, Settings]
-    ]  # data config -> its file, where it is one, and samples and tokens
+    ]  # data config -> its file, where it is one, and samples, tokens and text_template
+    beside: Set[str] = frozenset()  # the types of all passes, in small letters
 
     def note(self, text: str) -> None:
         self.told.note(self.item, text)
@@ -73,9 +74,16 @@ def to(label: str, kind: type) -> Rule:
     return lambda value, place: {label: typed(value, kind)}
 
 
-def each(known: Mapping[Any, Settings]) -> Rule:
-    """Each value stands for settings."""
-    return lambda value, place: dict(known[one_of(value, known)])
+def each(known: Mapping[Any, Settings], refused: Mapping[Any, tuple[str, str]] | None = None) -> Rule:
+    """Each value stands for settings, or is refused for a reason, with what comes closest."""
+
+    def rule(value: Any, place: Place) -> Settings:
+        name = one_of(value, {**known, **(refused or {})})
+        if refused and name in refused:
+            raise Refusal(*refused[name])
+        return dict(known[name])
+
+    return rule
 
 
 def quiet(kind: type | None = None) -> Rule:
@@ -130,8 +138,8 @@ def text(label: str) -> Rule:
     use = label.split(".")[0]
 
     def rule(value: Any, place: Place) -> Settings:
-        file, amount = place.text(typed(value, str))
-        taken = {f"{use}.{option}": number for option, number in amount.items()}
+        file, read = place.text(typed(value, str))
+        taken = {f"{use}.{option}": read[option] for option in ("samples", "tokens") if option in read}
         return taken | ({label: file} if file else {})
 
     return rule

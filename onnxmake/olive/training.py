@@ -19,13 +19,14 @@ ARGUMENTS = {  # of Transformers' trainer
 
 
 def training_text(value: Any, place: Place) -> Settings:
-    file, _ = place.text(typed(value, str))
+    file, read = place.text(typed(value, str))
     if file is None:
         raise Refusal(
             "it is trained on files beside the workflow",
             "Save the data set as .jsonl or .txt and name it in data_files.",
         )
-    return {"finetune.data": file}
+    taken = {f"finetune.{option}": read[option] for option in ("tokens", "text_template") if option in read}
+    return {"finetune.data": file} | taken
 
 
 def modules(value: Any, place: Place) -> Settings:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxmake.build import paths
-from onnxmake.olive import data, measures, model, one, order, system, workflow
+from onnxmake.olive import data, measures, model, one, order, strategy, system, workflow
 from onnxmake.olive.rules import Place, Settings
 from onnxmake.olive.told import Refusal, Told, Untranslated
 from onnxmake.olive.workflow import Workflow
@@ -34,42 +34,50 @@ def _nested(settings: Settings, key: str) -> dict[str, Any]:
     return out
 
 
+def _refuse_shapes(flow: Workflow, told: Told) -> None:
+    """What is no target, whatever its passes are."""
+    if flow.apart:
+        told.refuse("builds", Refusal("parts of a model are built apart", "Leave builds out: one graph is built."))
+    if not flow.passes:
+        does = "the workflow evaluates a model" if flow.evaluator else "Olive would choose them"
+        told.refuse("passes", Refusal(f"there are none: {does}", "Write passes, or let doit new choose."))
+    if flow.flows > 1:
+        told.note("pass_flows", f"of {flow.flows}, the first")
+
+
 def translate(file: Path) -> Translated:
     """The workflow's table, all but [source]. Raises TargetError: what is wrong, or all that has no counterpart."""
     flow, where, told = workflow.read(file), paths.shown(file), Told()
-    name, revision, device, open_ = "", None, "cpu", {}
-    settings: list[Settings] = [{}]
+    name, revision, device = "", None, "cpu"
+    found: list[tuple[Settings, one.Open]] = [({}, {})]
     text = functools.partial(data.text_of, where, file.parent, flow.data, told=told)
     try:
         name, revision, task = model.repository(where, flow.model, told)
-        settings = [task]
+        found = [(task, {})]
     except Refusal as refusal:
-        told.refused.append(("input_model", refusal))
+        told.refuse("input_model", refusal)
     try:
         device = system.device_of(where, flow.system, told)
     except Refusal as refusal:
-        told.refused.append(("systems", refusal))
-    if not flow.passes:
-        told.refused.append(
-            ("passes", Refusal("there are none: Olive would choose them", "Write passes, or let doit new choose."))
-        )
+        told.refuse("systems", refusal)
+    _refuse_shapes(flow, told)
+    beside = {each.type.lower() for several in flow.passes for each in several}
     for several in flow.passes:
-        place = Place(several[0].item, device, told, "package_genai" in settings[0], text)
+        place = Place(several[0].item, device, told, "package_genai" in found[0][0], text, beside)
         try:
-            found, axes = one.settings(where, several, flow.search is not None, place)
-            settings.append(found)
-            open_.update(axes)
+            found.append(one.settings(where, several, strategy.searched(flow.search), place))
         except Refusal as refusal:
-            told.refused.append((place.item, refusal))
-    measured, searched, blocks = {}, {}, []
+            told.refuse(place.item, refusal)
+    searched, blocks = {}, []
+    measured = measures.settings(where, flow.evaluator, text, told)
     try:
-        measured = measures.settings(where, flow.evaluator, text, told)
         if not told.refused:
-            blocks = order.ordered(settings)
+            blocks = order.ordered([settings for settings, _ in found])
         if flow.search is not None and not told.refused:
-            searched = measures.search(where, flow.search, flow.evaluator, order.axes(open_, blocks), told)
+            open_ = order.axes(found, blocks)
+            searched = strategy.search(where, flow.search, flow.evaluator, open_, flow.passes, told)
     except Refusal as refusal:
-        told.refused.append(("workflow", refusal))
+        told.refuse("workflow", refusal)
     if told.refused:
         raise Untranslated(where, told.refused)
     table: dict[str, Any] = {"device": device, "pass": [{"use": use, **options} for use, options in blocks]}
