@@ -29,8 +29,8 @@ READS = (
 
 @dataclass(frozen=True)
 class Options:
-    data: str  # a text or a .jsonl file beside the target
-    text_template: str = ""  # of a .jsonl file's rows: "{instruction}\n{response}"; "": the column text
+    data: str  # a text or rows (.jsonl, .json, .csv) beside the target, or hf://datasets/OWNER/NAME@COMMIT/FILE
+    text_template: str = ""  # of rows: "{instruction}\n{response}"; "": the column text
     adapter: str = ""  # the name of an adapter that is chosen at run time; "": merged into the weights
     method: Literal["lora", "dora", "qlora"] = "lora"
     target_modules: tuple[str, ...] = ()  # globs of linear layers as the checkpoint names them; (): all but the head

@@ -58,7 +58,7 @@ def sibling(name: str, data: bytes) -> dict:
 
     The blob of a large file is its pointer, so its digest says nothing about the content.
     """
-    if not name.endswith(".safetensors"):
+    if not name.endswith((".safetensors", ".parquet")):
         return {
             "rfilename": name,
             "size": len(data),
