@@ -1,7 +1,7 @@
 """Files of a dataset on the hub, as the rows or the text that a step reads: JSON lines of all rows, or the texts one after the other.
 
 {"repo", "revision", "file", "out"} -> null, and what the files hold in the file `out`. `file`, a path in the repository, may name several
-by "*". Runs in the environment data, with a network.
+in a folder by "*". Runs in the environment data, with a network.
 """
 
 import json

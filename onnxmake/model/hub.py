@@ -41,10 +41,10 @@ def fetch(repo: str, revision: str, patterns: list[str]) -> str:
 
 
 def chosen(names: Iterable[str], patterns: list[str], kind: str) -> list[str]:
-    """Those that match: of a model, on the first level of its folder; of a dataset, by the whole path, in which only "*" is special."""
+    """Those that match: of a model, on the first level of its folder; of a dataset, by the whole path, in which "*" is anything within a folder."""
     if kind == "model":
         return [n for n in names if "/" not in n and any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)]
-    told = re.compile("|".join(".*".join(map(re.escape, pattern.split("*"))) for pattern in patterns), re.DOTALL)
+    told = re.compile("|".join("[^/]*".join(map(re.escape, pattern.split("*"))) for pattern in patterns), re.DOTALL)
     return [name for name in names if told.fullmatch(name)]
 
 

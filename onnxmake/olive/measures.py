@@ -68,7 +68,7 @@ def _gate(where: str, item: str, metric: str, sub: Mapping[str, Any], note: Call
 
 
 def settings(
-    where: str, evaluator: Mapping[str, Any], text: Callable[[str], tuple[str | None, Settings]], told: Told
+    where: str, evaluator: Mapping[str, Any], text: Callable[[str], tuple[Any, Settings]], told: Told
 ) -> Settings:
     """Of [check] and [bench]. Raises TargetError, Refusal."""
     given = flat(evaluator, "type_args", where, "evaluators")
@@ -95,8 +95,9 @@ def settings(
                 f"{item}: a script evaluates", "Use perplexity, or [check] of the target: KL divergence and top-1."
             )
         if kind == "accuracy" and isinstance(metric.get("data_config"), str):
-            file, _ = text(metric["data_config"])
-            out |= {"check.text": file} if file else {}
+            file, taken = text(metric["data_config"])
+            read = {f"check.{name}": value for name, value in taken.items() if name == "text_template"}
+            out |= {"check.text": file} | read if file else {}
         single = filter(None, [metric.get("sub_type")])  # of older workflows
         for sub in entries(where, f"{item}.sub_types", metric.get("sub_types")) or single:
             sub = {"name": sub} if isinstance(sub, str) else table(where, f"{item}.sub_types", sub)

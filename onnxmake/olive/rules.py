@@ -28,9 +28,7 @@ class Place:
     device: str
     told: Told
     generates: bool  # whether the model is packed to generate text
-    text: Callable[
-        [str], tuple[str | None, Settings]
-    ]  # data config -> its file, where it is one, and samples and tokens
+    text: Callable[[str], tuple[Any, Settings]]  # data config -> its file or data set, and how it is read
 
     def note(self, text: str) -> None:
         self.told.note(self.item, text)
@@ -126,7 +124,7 @@ def groups(label: str, largest: Sequence[int] = (16, 32, 64, 128, 256)) -> Rule:
 
 
 def text(label: str) -> Rule:
-    """A data config: its file, and how much of it."""
+    """A data config: its file or data set, and what of it."""
     use = label.split(".")[0]
 
     def rule(value: Any, place: Place) -> Settings:
