@@ -18,6 +18,7 @@ RESUMES = True
 UNIT = "steps"
 MEMORY_MB = 4000
 TIMEOUT_S = 48 * 3600
+SPREAD = 16  # times what the steps read: of more data, the beginning
 READS = (
     "checkpoint/config.json",
     "checkpoint/generation_config.json?",
@@ -69,7 +70,8 @@ class Options:
 
 def run(src: Path, out: Path, o: Options) -> None:
     checkpoint = src / "checkpoint"
-    rows = examples.windows(checkpoint, src / o.data, o.text_template, o.tokens)
+    most = SPREAD * o.max_steps * o.batch_size * o.accumulate
+    rows = examples.windows(checkpoint, src / o.data, o.text_template, o.tokens, most)
     model = lora.load(checkpoint, o)
     model = lora.adapted(model, lora.modules_of(model, checkpoint, o.target_modules), o)
     train(model, rows, o, src.parent / "state")

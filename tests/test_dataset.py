@@ -210,6 +210,14 @@ def test_a_template_is_filled_with_columns_of_any_name(row, data):
     assert rows.filled(rows.parts(template), row, "here") == "{" + "".join(row[column] + "}" for column in columns)
 
 
+def test_of_rows_no_more_are_read_than_the_tokens_that_are_wanted_need(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(lines(*("x" * rows.LONGEST,) * 9) + "what is behind is not read")
+    assert rows.joined(file, "", 2) == rows.BETWEEN.join(["x" * rows.LONGEST] * 3)
+    with pytest.raises(TargetError, match="line 10: no JSON object"):
+        rows.joined(file, "", 9)
+
+
 def test_one_that_is_taken_over_from_another_folder_s_target_stays_as_it_is(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

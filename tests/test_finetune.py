@@ -199,6 +199,7 @@ def test_rows_become_texts_by_a_template(tmp_path):
     tokenizer = examples.tokenizer_of(TINY)
     wanted = [*tokenizer.encode("one = two").ids, 0, *tokenizer.encode("{x} = y").ids, 0]
     assert rows == wanted[: len(wanted) // 2 * 2]
+    assert examples.windows(TINY, file, "{q} = {a}", 2, 2).ravel().tolist() == wanted[:4]  # of much data, the beginning
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmake.errors import TargetError, UnsupportedError
-from onnxmake.model.rows import BETWEEN, texts
+from onnxmake.model.rows import joined
 from onnxmake.model.texts import tokenizer_of
 
 Feed = dict[str, np.ndarray]  # of one sample: name of an input -> its value, the batch being 1
@@ -55,7 +55,7 @@ def windows(checkpoint: Path, data: Path, template: str, samples: int, tokens: i
         )
     tokenizer = tokenizer_of(checkpoint)
     tokenizer.enable_truncation(tokens)
-    first = tokenizer.encode(BETWEEN.join(texts(data, template)))
+    first = tokenizer.encode(joined(data, template, samples * tokens))
     pieces = [piece.ids for piece in (first, *first.overflowing) if len(piece.ids) == tokens]
     if len(pieces) < samples:
         raise _too_short(f"{len(pieces)} samples of {tokens} tokens", samples)

@@ -127,7 +127,7 @@ def evaluate(
             "Its config.json says so in max_position_embeddings.",
             f"Write window = {longest} under [check].",
         )
-    tokenizer, written = texts.tokenizer_of(source), rows.BETWEEN.join(rows.texts(Path(text), template))
+    tokenizer, written = texts.tokenizer_of(source), rows.joined(Path(text), template, max_tokens + window)
     if generates(session):
         _need_window(session, window)
         found, first = texts.windows(tokenizer, written, window, stride, max_tokens, whole)

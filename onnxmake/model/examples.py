@@ -1,6 +1,7 @@
 """Texts, or rows of a file, as what a model is tuned on: windows of tokens that follow one another."""
 
 import json
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,21 @@ from onnxmake.model.rows import texts
 from onnxmake.model.texts import tokenizer_of
 
 
-def windows(checkpoint: Path, data: Path, template: str, tokens: int) -> np.ndarray:
+def windows(checkpoint: Path, data: Path, template: str, tokens: int, most: int | None = None) -> np.ndarray:
     """int64 [N, tokens]: what `data` holds, one text after the other, each ended as the model ends what it writes.
 
-    Rows become texts by `template` (rows.py), and those without a word are left out; so is a last window that is not full.
+    Rows become texts by `template` (rows.py), and those without a word are left out; so is a last window that is not full,
+    and what comes behind the first `most` windows.
     Raises TargetError for data that holds less than one, or rows of another form.
     """
     tokenizer, end = tokenizer_of(checkpoint), _end(checkpoint)
     found = (text for text in texts(data, template) if text.strip())
-    ids = [token for text in found for token in (*tokenizer.encode(text).ids, *end)]
+    ids = array("q")
+    for text in found:
+        ids.extend((*tokenizer.encode(text).ids, *end))
+        if most is not None and len(ids) >= most * tokens:
+            del ids[most * tokens :]
+            break
     count = len(ids) // tokens
     if not count:
         raise TargetError(

@@ -14,6 +14,7 @@ from onnxmake.model.nearest import nearest
 
 TEXT = "{text}"  # of a row, unless a template says otherwise
 BETWEEN = "\n\n"  # of two texts that are read as one
+LONGEST = 64  # characters of a token, on average: of rows, no more are read than have the tokens that are wanted
 PACKED = ".gz"
 Rows = Iterator[tuple[str, Any]]  # where a row stands, and the row, which may be no object
 
@@ -126,6 +127,17 @@ def texts(file: Path, template: str, said: str = "") -> Iterator[str]:
             yield text.read()
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise _unreadable(said, error) from error
+
+
+def joined(file: Path, template: str, tokens: int) -> str:
+    """The texts with an empty line between two; of rows, as many as have that many tokens for certain. Raises TargetError."""
+    found, length = [], 0
+    for text in texts(file, template):
+        found.append(text)
+        length += len(text)
+        if length > LONGEST * tokens:
+            break
+    return BETWEEN.join(found)
 
 
 def _unreadable(said: str, error: Exception) -> TargetError:
