@@ -188,6 +188,7 @@ def test_a_mistake_in_what_a_target_is_like_is_an_error_of_both(tmp_path):
     [
         (("export", "optimize"), "no pass packages the model", "package_onnx"),
         (("export",), "no pass packages the model", "package_genai"),
+        (("export", "upgrade_opset"), "no pass packages the model", "package_genai"),
         (("export", "package_genai", "package_onnx"), "3 (package_onnx) packages a graph, as [[pass]] 2", "Leave one"),
         (
             ("export", "export", "package_genai"),

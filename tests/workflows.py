@@ -179,7 +179,12 @@ WORKFLOWS: dict[str, tuple[dict[str, Any], str, list]] = {
                 {
                     "name": "wiki",
                     "type": "HuggingfaceContainer",
-                    "load_dataset_config": {"data_name": "wikitext", "subset": "wikitext-2-raw-v1", "split": "train"},
+                    "load_dataset_config": {
+                        "data_name": "Salesforce/wikitext",
+                        "data_files": {"train": "wikitext-2-raw-v1/train-*.parquet"},
+                        "split": "train",
+                        "revision": COMMIT,
+                    },
                     "pre_process_data_config": {"max_seq_len": 512, "max_samples": 64, "add_special_tokens": False},
                 }
             ],
@@ -199,6 +204,7 @@ WORKFLOWS: dict[str, tuple[dict[str, Any], str, list]] = {
                     "symmetric": True,
                     "lm_head": "same",
                     "embeddings": "keep",
+                    "calibration": "calibration.jsonl",
                     "samples": 64,
                     "tokens": 512,
                 },

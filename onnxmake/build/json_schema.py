@@ -15,7 +15,7 @@ from onnxmake.build.comments import comments
 from onnxmake.build.declaration import Declaration, declaration, pass_names
 from onnxmake.build.device import devices
 from onnxmake.build.gates import Check
-from onnxmake.build.limits import OF_FIELDS, OF_TABLES
+from onnxmake.build.limits import OF_FIELDS, OF_OPTIONS, OF_TABLES
 from onnxmake.build.report import say
 from onnxmake.build.schema import nearest, plain
 from onnxmake.build.space import Settings
@@ -78,7 +78,8 @@ def table(cls: type) -> Schema:
 
 def _pass(found: Declaration) -> Schema:
     about = found.doc.partition("\n\n")[0].replace("\n", " ")
-    keys: dict[str, Schema] = {"use": {"const": found.name, "description": about}, **_fields(found.options), **RESERVED}
+    options = {name: field | OF_OPTIONS.get(name, {}) for name, field in _fields(found.options).items()}
+    keys: dict[str, Schema] = {"use": {"const": found.name, "description": about}, **options, **RESERVED}
     needed = [name for name in _needed(found.options) if name != "device"]  # the target's, unless the pass says another
     return closed(keys, ["use", *needed], title=found.name, description=about)
 

@@ -32,10 +32,10 @@ def _record(target: Target) -> Mapping[str, Any]:
 
 
 def text_of(target: Target) -> Path:
-    """The text that the target is evaluated on, fetched if it is the hub's. Raises TargetError, SourceError."""
+    """The text, or rows, that the target is evaluated on, fetched if it is the hub's. Raises TargetError, SourceError."""
     named = target.check.text
     if target.check.on_hub:
-        return fetch.fetch_text(named)
+        return fetch.fetch_data(named, target.check.text_template)
     file = HELDOUT if named is None else target.file.parent / named
     if not file.is_file():
         raise TargetError(

@@ -33,7 +33,10 @@ def passes(target: Target) -> str:
     blocks = []
     for use in target.passes:
         limits = {"may_skip": use.may_skip, "memory_mb": use.memory_mb}
-        named = {(name := Path(staged).stem): _beside(name, file, target) for staged, file in use.files.items()}
+        named = {
+            (name := Path(staged).stem): use.hub.get(staged) or _beside(name, file, target)
+            for staged, file in use.files.items()
+        }
         blocks.append(["[[pass]]", *_lines({"use": use.declaration.name} | vars(use.options) | named | limits)])
     return "\n\n".join("\n".join(block) for block in blocks)
 

@@ -45,7 +45,8 @@ def check(uses: Sequence["Use"], where: str) -> None:
             )
         if stage != at:
             at, before = stage, number
-    if at == "graph" and any("export" in use.declaration.stages for use in uses) or at == "export":
+    there = {stage for use in uses for stage in use.declaration.stages}
+    if "export" in there and "package" not in there:
         raise TargetError(
             f"{where}: no pass packages the model.",
             "Its weights are still those of the checkpoint, which no runtime reads.",

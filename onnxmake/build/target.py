@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxmake.build import like, paths, space, stages, tuning
+from onnxmake.build import dataset, like, paths, space, stages, tuning
 from onnxmake.build.declaration import Declaration, declaration
 from onnxmake.build.device import devices
 from onnxmake.build.gates import Check
@@ -82,6 +82,9 @@ class Use:
     files: Mapping[str, Path] = field(
         default_factory=dict
     )  # that its options name: as the step sees each -> where it is
+    hub: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of those, what is a dataset's: as the step sees it -> its name
 
 
 @dataclass(frozen=True)
@@ -101,14 +104,18 @@ class Target:
     release: Release = Release()
 
 
-def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Path]]:
+def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Path], dict[str, str]]:
     """Options with the files that they name as a step sees them, and where those are: relative to the target file or, for an
-    empty name, the text that comes with the program."""
-    files = {}
+    empty name, the text that comes with the program; and the names of those that are to be fetched."""
+    files, hub = {}, {}
     for name in (f.name for f in fields(options) if f.name in like.FILES):
         value = getattr(options, name)
         path = (beside / value).resolve() if value else paths.TEXTS / f"{name}.txt"
-        if not path.is_file():
+        if "://" in value and name in dataset.OPTIONS:
+            dataset.check(where, name, value)
+            path = dataset.place(value)
+            hub[name + path.suffix] = value
+        elif not path.is_file():
             raise TargetError(
                 f"{where}: {name} = {value!r} is no file.",
                 f"Files are looked for beside the target: {paths.shown(path)}.",
@@ -116,7 +123,7 @@ def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Path
             )
         files[name + path.suffix] = path
         options = replace(options, **{name: name + path.suffix})
-    return options, files
+    return options, files, hub
 
 
 def _use(table: dict, number: int, device: str, beside: Path, where: str) -> Use:
@@ -137,8 +144,8 @@ def _use(table: dict, number: int, device: str, beside: Path, where: str) -> Use
     if "device" in known:
         options.setdefault("device", device)
     place = f"{where}: [[pass]] {number} ({found.name})"
-    parsed, files = _staged(parse(found.options, options, place), beside, place)
-    return Use(found, parsed, table.get("may_skip", False), table.get("memory_mb", found.memory_mb), files)
+    parsed, files, hub = _staged(parse(found.options, options, place), beside, place)
+    return Use(found, parsed, table.get("may_skip", False), table.get("memory_mb", found.memory_mb), files, hub)
 
 
 def _check(table: dict, file: Path, files: Mapping[str, Path] | None, where: str) -> Check:

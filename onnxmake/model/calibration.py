@@ -1,7 +1,8 @@
 """Inputs that a model is calibrated with: windows of a text through the checkpoint's tokenizer, or arrays of a file.
 
-A pass that calibrates has the options `calibration: str = ""`, which names a file beside the target, `samples: int` and
-`tokens: int`. Its key holds the file's content, its process sees src/calibration.txt or .npz and that name as the option.
+A pass that calibrates has the options `calibration: str = ""`, which names a file beside the target or one of a dataset on the hub,
+`text_template: str = ""` of its rows, `samples: int` and `tokens: int`. Its key holds the file's content, its process sees
+src/calibration.txt, .jsonl or .npz and that name as the option.
 """
 
 import json
@@ -12,13 +13,16 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmake.errors import TargetError, UnsupportedError
+from onnxmake.model.rows import joined
 from onnxmake.model.texts import tokenizer_of
 
 Feed = dict[str, np.ndarray]  # of one sample: name of an input -> its value, the batch being 1
 
 
-def calibration(inputs: Sequence[ir.Value], src: Path, file: str, samples: int, tokens: int) -> Iterator[Feed]:
-    """`samples` samples for a graph with these inputs, of `file` in the step's folder `src`.
+def calibration(
+    inputs: Sequence[ir.Value], src: Path, file: str, template: str, samples: int, tokens: int
+) -> Iterator[Feed]:
+    """`samples` samples for a graph with these inputs, of `file`, with rows or without, in the step's folder `src`.
 
     Raises TargetError where the file holds fewer or others, UnsupportedError where a text says nothing to the model.
     """
@@ -31,12 +35,13 @@ def calibration(inputs: Sequence[ir.Value], src: Path, file: str, samples: int, 
             "It is of pictures or sound, for which there is no default.",
             'Write calibration = "FILE.npz", with an array [samples, ...] for each input under its name.',
         )
-    for ids in windows(src / "checkpoint", src / file, samples, tokens):
+    for ids in windows(src / "checkpoint", src / file, template, samples, tokens):
         yield text_feed(inputs, ids)
 
 
-def windows(checkpoint: Path, text: Path, samples: int, tokens: int) -> np.ndarray:
-    """int64 [samples, tokens]: pieces spread evenly over the text, each with what the tokenizer puts around a text.
+def windows(checkpoint: Path, data: Path, template: str, samples: int, tokens: int) -> np.ndarray:
+    """int64 [samples, tokens]: pieces spread evenly over the text, or over those of rows with an empty line between two, each with what
+    the tokenizer puts around a text.
 
     Raises TargetError where the text is too short or the model reads less at once, CheckpointError without a tokenizer.
     """
@@ -50,7 +55,7 @@ def windows(checkpoint: Path, text: Path, samples: int, tokens: int) -> np.ndarr
         )
     tokenizer = tokenizer_of(checkpoint)
     tokenizer.enable_truncation(tokens)
-    first = tokenizer.encode(text.read_text("utf-8"))
+    first = tokenizer.encode(joined(data, template, samples * tokens))
     pieces = [piece.ids for piece in (first, *first.overflowing) if len(piece.ids) == tokens]
     if len(pieces) < samples:
         raise _too_short(f"{len(pieces)} samples of {tokens} tokens", samples)

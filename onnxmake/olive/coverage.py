@@ -13,7 +13,7 @@ from onnxmake.build.files import write_atomically
 from onnxmake.build.report import say
 from onnxmake.build.target import read_target
 from onnxmake.errors import TargetError
-from onnxmake.olive import jsonc, workflow
+from onnxmake.olive import hub, jsonc, workflow
 from onnxmake.olive.system import provider_of
 from onnxmake.olive.told import Untranslated
 from onnxmake.olive.translate import translate
@@ -54,7 +54,8 @@ def look(file: Path, name: str) -> Found | None:
     try:
         device = provider_of(workflow.read(file).system)
         found = translate(file)
-        table = found.table | {"source": {"repo": "owner/name", "revision": NO_COMMIT}}
+        table = hub.settled(found.table, lambda _: f"hf://datasets/owner/name@{NO_COMMIT}/file.parquet")
+        table |= {"source": {"repo": "owner/name", "revision": NO_COMMIT}}
         read_target(file, {}, lambda _: ("", table))
     except Untranslated as error:
         reasons = tuple(dict.fromkeys(f"{_general(item)}: {refusal.why}" for item, refusal in error.refused))

@@ -59,18 +59,19 @@ def _gate(where: str, item: str, metric: str, sub: Mapping[str, Any], note: Call
     return {}
 
 
-def _text(item: str, name: str, text: Callable[[str], tuple[str | None, Settings]], told: Told) -> Settings:
-    """What is evaluated on: a file, where the data are one; no script is run for it. Raises TargetError."""
+def _text(item: str, name: str, text: Callable[[str], tuple[Any, Settings]], told: Told) -> Settings:
+    """What is evaluated on: a file or data set, where the data are one; no script is run for it. Raises TargetError."""
     try:
-        file, _ = text(name)
+        file, taken = text(name)
     except Refusal as refusal:
         told.note(item, f"{refusal.why}: doit check reads the text that comes along instead")
         return {}
-    return {"check.text": file} if file else {}
+    read = {f"check.{option}": value for option, value in taken.items() if option == "text_template"}
+    return {"check.text": file} | read if file else {}
 
 
 def settings(
-    where: str, evaluator: Mapping[str, Any], text: Callable[[str], tuple[str | None, Settings]], told: Told
+    where: str, evaluator: Mapping[str, Any], text: Callable[[str], tuple[Any, Settings]], told: Told
 ) -> Settings:
     """Of [check] and [bench]. Evaluating changes nothing of the model: scripts and tasks that are not run are noted. Raises TargetError."""
     given = flat(evaluator, "type_args", where, "evaluators")

@@ -28,9 +28,7 @@ class Place:
     device: str
     told: Told
     generates: bool  # whether the model is packed to generate text
-    text: Callable[
-        [str], tuple[str | None, Settings]
-    ]  # data config -> its file, where it is one, and samples, tokens and text_template
+    text: Callable[[str], tuple[Any, Settings]]  # data config -> its file or data set, and how it is read
     beside: Set[str] = frozenset()  # the types of all passes, in small letters
 
     def note(self, text: str) -> None:
@@ -134,12 +132,12 @@ def groups(label: str, largest: Sequence[int] = (16, 32, 64, 128, 256)) -> Rule:
 
 
 def text(label: str) -> Rule:
-    """A data config: its file, and how much of it."""
+    """A data config: its file or data set, and what of it."""
     use = label.split(".")[0]
 
     def rule(value: Any, place: Place) -> Settings:
         file, read = place.text(typed(value, str))
-        taken = {f"{use}.{option}": read[option] for option in ("samples", "tokens") if option in read}
+        taken = {f"{use}.{option}": given for option, given in read.items()}
         return taken | ({label: file} if file else {})
 
     return rule
