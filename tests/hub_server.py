@@ -117,16 +117,16 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{entry["blobId"]}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if "lfs" in entry:
             headers |= {"X-Linked-Size": str(len(data)), "X-Linked-Etag": f'"{entry["lfs"]["sha256"]}"'}
-        status, start = 200, 0
-        if asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            status, start = 206, int(asked[1])
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        status, start, end = 200, 0, len(data)
+        if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", "")):
+            status, start, end = 206, int(asked[1]), min(int(asked[2] or end) + 1, end)
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
         if self.command == "GET":
             self.hub.starts.setdefault(name, []).append(start)
             if self.hub.corrupt.get(name, 0) > 0:
                 self.hub.corrupt[name] -= 1
                 data = data[:-1] + bytes([data[-1] ^ 1])
-        self.answer(status, data[start:], headers, name)
+        self.answer(status, data[start:end], headers, name)
 
     def answer(self, status: int, body: bytes, headers: dict[str, str], name: str = "") -> None:
         self.send_response(status)
