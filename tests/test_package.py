@@ -13,7 +13,8 @@ from builder import Builder
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from model_package import ModelPackage
-from released import checked_as_if, content
+from released import checked_as_if
+from releasing import content
 
 from onnxmake.build import paths, quality, tasks
 from onnxmake.build.device import device
