@@ -157,7 +157,6 @@ def test_a_device_without_an_execution_provider_of_a_name_is_refused(checked, mo
 
 
 CPU = '# Mine.\nlike = "tiny-int4-cpu"\n'
-OTHER = CPU + f'[source]\npath = "{paths.TARGETS}"\n'
 ONNX = CPU + '[[pass]]\nuse = "export"\n[[pass]]\nuse = "optimize"\n[[pass]]\nuse = "package_onnx"\n'
 
 
