@@ -14,6 +14,8 @@ from builder import Builder
 from onnxmake.build import digest, locks, paths, process, store
 from onnxmake.build.files import read_record
 
+pytest_plugins = ["publishing"]
+
 gc.set_threshold(50_000, 20, 50)  # torch traces in millions of objects that live as long as the trace
 os.environ.setdefault("OMP_WAIT_POLICY", process.FIXED["OMP_WAIT_POLICY"])  # before torch is there
 os.environ.setdefault("NUMBA_CACHE_DIR", process.kernel_cache("cpu"))  # kernels are compiled once for tests and steps

@@ -5,15 +5,15 @@ import json
 import re
 import struct
 import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+import loopback
 
 API = "1.45"
 CUT = 0  # in place of a status: the connection ends in the middle of the answer
@@ -69,22 +69,15 @@ def healthy() -> Answers:
     }
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def __init__(self, engine: Engine, *args):
-        self.engine = engine
-        super().__init__(*args)
-
-    def log_message(self, format, *args):
-        pass
+class Handler(loopback.Handler):
+    state: Engine
 
     def do_GET(self):
         url = urlsplit(self.path)
         whole = unquote(url.path)
-        asked = Asked(self.command, PREFIX.sub("", whole, count=1), dict(parse_qsl(url.query)), self.body())
-        self.engine.asked.append(asked)
-        status, value = self.engine.answer(asked, whole)
+        asked = Asked(self.command, PREFIX.sub("", whole, count=1), dict(parse_qsl(url.query)), self.given())
+        self.state.asked.append(asked)
+        status, value = self.state.answer(asked, whole)
         if status == ATTACHED:
             self.attach(asked, value)
         else:
@@ -92,16 +85,16 @@ class Handler(BaseHTTPRequestHandler):
 
     do_POST = do_DELETE = do_HEAD = do_GET
 
-    def body(self) -> Any:
+    def given(self) -> Any:
         """What came with the request: JSON, or bytes."""
-        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        data = self.body()
         return json.loads(data) if data and self.headers.get("Content-Type") == "application/json" else data
 
     def attach(self, asked: Asked, said: bytes) -> None:
         """Lend the connection to a container that reads one line, says what it has to say, and ends."""
         self.close_connection = True
         self.wfile.write(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
-        self.engine.asked.append(Asked("STDIN", asked.path, {}, self.rfile.readline()))
+        self.state.asked.append(Asked("STDIN", asked.path, {}, self.rfile.readline()))
         if said:
             with contextlib.suppress(BrokenPipeError):
                 self.wfile.write(struct.pack(">BxxxL", 1, len(said)) + said)
@@ -135,11 +128,5 @@ def serve(answers: Answers | None = None) -> Iterator[Engine]:
     engine = Engine(healthy() | (answers or {}))
     with tempfile.TemporaryDirectory() as folder:  # short, as a socket's path must be
         engine.socket = Path(folder) / "engine.sock"
-        with Server(str(engine.socket), partial(Handler, engine)) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            thread.start()
-            try:
-                yield engine
-            finally:
-                server.shutdown()
-                thread.join()
+        with loopback.running(Server(str(engine.socket), partial(Handler, engine))):
+            yield engine

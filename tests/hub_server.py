@@ -9,14 +9,13 @@ import json
 import re
 import socket
 import struct
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import loopback
 
 REPO, COMMIT = "someone/tiny", "0123456789abcdef0123456789abcdef01234567"
 API = re.compile(r"/api/(?:models|datasets)/(?P<repo>[^/]+/[^/]+)/revision/(?P<revision>[^/]+)")
@@ -73,19 +72,12 @@ def sibling(name: str, data: bytes) -> dict:
     }
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def __init__(self, hub: Hub, *args):
-        self.hub = hub
-        super().__init__(*args)
-
-    def log_message(self, format, *args):
-        pass
+class Handler(loopback.Handler):
+    state: Hub
 
     def do_GET(self):
         path = unquote(urlsplit(self.path).path)
-        self.hub.requests[path] += 1
+        self.state.requests[path] += 1
         match = API.fullmatch(path) or RESOLVE.fullmatch(path)
         asked = match.groupdict() if match else {"repo": None}
         authorization = self.headers.get("Authorization")
@@ -93,18 +85,18 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(307, b"", {"Location": f"/api/datasets/{REPO}{older['rest']}"})
         elif asked["repo"] != REPO:
             self.refuse(404, "RepoNotFound")
-        elif self.hub.token and authorization != f"Bearer {self.hub.token}":
+        elif self.state.token and authorization != f"Bearer {self.state.token}":
             self.refuse(401, "" if authorization else "RepoNotFound")
-        elif asked["revision"] not in (COMMIT, *self.hub.branches):
+        elif asked["revision"] not in (COMMIT, *self.state.branches):
             self.refuse(404, "RevisionNotFound")
         elif "file" not in asked:
-            self.answer(200, json.dumps(self.hub.info()).encode(), {"Content-Type": "application/json"})
-        elif self.hub.gated:
+            self.answer(200, json.dumps(self.state.info()).encode(), {"Content-Type": "application/json"})
+        elif self.state.gated:
             self.refuse(403, "GatedRepo")
-        elif asked["file"] not in self.hub.files():
+        elif asked["file"] not in self.state.files():
             self.refuse(404, "EntryNotFound")
         else:
-            self.resolve(asked["file"], self.hub.files()[asked["file"]].read_bytes())
+            self.resolve(asked["file"], self.state.files()[asked["file"]].read_bytes())
 
     do_HEAD = do_GET
 
@@ -120,31 +112,23 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{entry["blobId"]}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if "lfs" in entry:
             headers |= {"X-Linked-Size": str(len(data)), "X-Linked-Etag": f'"{entry["lfs"]["sha256"]}"'}
-        status, start = 200, 0
-        if asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            status, start = 206, int(asked[1])
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        status, start, end = 200, 0, len(data)
+        if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", "")):
+            status, start, end = 206, int(asked[1]), min(int(asked[2] or end) + 1, end)
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
         if self.command == "GET":
-            self.hub.starts.setdefault(name, []).append(start)
-            if self.hub.corrupt.get(name, 0) > 0:
-                self.hub.corrupt[name] -= 1
+            self.state.starts.setdefault(name, []).append(start)
+            if self.state.corrupt.get(name, 0) > 0:
+                self.state.corrupt[name] -= 1
                 data = data[:-1] + bytes([data[-1] ^ 1])
-        self.answer(status, data[start:], headers, name)
+        self.answer(status, data[start:end], headers, name)
 
     def answer(self, status: int, body: bytes, headers: dict[str, str], name: str = "") -> None:
-        self.send_response(status)
-        for key, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        end = self.hub.cut.pop(name, None)
-        self.wfile.write(body[:end])
-        self.hub.sent[name] += len(body[:end])
-        if end is None:
-            return
-        self.close_connection = True
-        if self.hub.reset:
+        end = None if self.command == "HEAD" else self.state.cut.pop(name, None)
+        super().answer(status, body, headers.items(), end)
+        if self.command != "HEAD":
+            self.state.sent[name] += len(body[:end])
+        if end is not None and self.state.reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             socket.close(self.connection.detach())
 
@@ -153,12 +137,6 @@ class Handler(BaseHTTPRequestHandler):
 def serve(folder: Path, **faults) -> Iterator[Hub]:
     """The hub, running until the block ends."""
     hub = Hub(folder, **faults)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, hub)) as server:
+    with loopback.serving(Handler, hub) as server:
         hub.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield hub
-        finally:
-            server.shutdown()
-            thread.join()
+        yield hub

@@ -4,16 +4,17 @@ import contextlib
 import http.client
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import loopback
 
 USER, PASSWORD = "someone", "s3cret-of-the-test"
 HASHED = "someone:$2y$05$hQPazglfDVkHNuo3GjAFAe4SnuYIousROjcZBZRZ1afFYsMSPu9Km"  # bcrypt of it
+
+OWN = ("content-length", "transfer-encoding", "connection", "date", "server")  # headers that each server says itself
 
 
 @dataclass
@@ -35,49 +36,32 @@ class Proxy:
         return sum(m == method and part in path for m, path, _, _ in self.passed)
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def __init__(self, proxy: Proxy, *args):
-        self.proxy = proxy
-        super().__init__(*args)
-
-    def log_message(self, format, *args):
-        pass
+class Handler(loopback.Handler):
+    state: Proxy
 
     def do_GET(self):
-        self.proxy.seen.append(dict(self.headers))
-        fault = self.proxy.fault(self.command, self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.state.seen.append(dict(self.headers))
+        fault = self.state.fault(self.command, self.path)
+        body = self.body()
         if fault == "cut":
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return
+            return self.hang_up()
         if isinstance(fault, int):
-            self.answer(fault, [("Range", "0-0")], b"")
-            return
-        link = http.client.HTTPConnection("127.0.0.1", self.proxy.behind, timeout=20)
+            return self.answer(fault, headers=[("Range", "0-0")])
+        link = http.client.HTTPConnection("127.0.0.1", self.state.behind, timeout=20)
         link.request(self.command, self.path, body, dict(self.headers))
         answer = link.getresponse()
         told = answer.read()
         link.close()
-        self.proxy.passed.append((self.command, self.path, len(body), answer.status))
+        self.state.passed.append((self.command, self.path, len(body), answer.status))
         if fault == "deaf":
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        self.answer(answer.status, answer.getheaders(), told)
+            return self.hang_up()
+        return self.answer(answer.status, told, [one for one in answer.getheaders() if one[0].lower() not in OWN])
 
     do_HEAD = do_POST = do_PATCH = do_PUT = do_GET
 
-    def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-        self.send_response(status)
-        for name, value in headers:
-            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    def hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
 
 
 def free_port() -> int:
@@ -114,12 +98,6 @@ def registry(folder: Path, closed: bool = False) -> Iterator[int]:
 @contextlib.contextmanager
 def proxied(port: int) -> Iterator[Proxy]:
     proxy = Proxy(port)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, proxy)) as server:
+    with loopback.serving(Handler, proxy) as server:
         proxy.host = f"127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield proxy
-        finally:
-            server.shutdown()
-            thread.join()
+        yield proxy

@@ -1,7 +1,5 @@
 """What tests of releases share."""
 
-from pathlib import Path
-
 from onnxmake.build import execute, quality, results
 from onnxmake.build.plan import checkpoint_of, steps_of
 
@@ -16,7 +14,3 @@ def checked_as_if(target):
     quality.note(target, "twin", quality.twin_key(target, built), {"errors": [["prefill", 1e-6]]})
     quality.note(target, "evaluation", quality.evaluation_key(target, built), FOUND)
     return target, made
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

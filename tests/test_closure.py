@@ -19,6 +19,7 @@ SHARED = tuple(
     f"onnxmake.model.{name}"
     for name in (
         "architecture",
+        "foreign",
         "options",
         "nearest",
         "rows",

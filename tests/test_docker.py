@@ -18,7 +18,8 @@ import pytest
 from builder import Builder, passes, verbs
 from conftest import TINY
 from hub_server import COMMIT, REPO, serve
-from released import checked_as_if, content
+from released import checked_as_if
+from releasing import content
 from toy import Toy, leftovers, tree
 
 from onnxmake.build import engine, image, paths

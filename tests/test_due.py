@@ -133,6 +133,16 @@ def test_a_broken_target_is_not_left_out(toy):
     assert toy.run("plan", "--since", str(toy.output), "--matrix", "x") == 'targets=["x"]\n'
 
 
+def test_the_word_build_stands_for_all_releases_of_several_targets_too(toy):
+    (toy.root / "targets" / "all.release.toml").write_text('# Several.\ntargets = ["x"]\n')
+    assert due(toy) == due(toy, "build") == ["x", "y", "all"]
+    assert due(toy, "all") == ["all"] and due(toy, "build", "y") == ["y"]
+    release(toy, "x", "y")
+    assert due(toy) == due(toy, "build") == ["all"]
+    (toy.root / "targets" / "z.toml").write_text("device = 1\n")
+    assert "device is not written as" in toy.fail("plan", "--since", str(toy.output), "build")
+
+
 def test_a_folder_that_is_none_and_a_damaged_provenance_are_errors(toy):
     assert "is no folder" in toy.fail("plan", "--since", "nowhere")
     release(toy, "x")

@@ -1,6 +1,7 @@
 """`doit new`: what is decided of a model, that it can be read and built, what is refused, and the command as it is typed."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ CLIP = {
     "text_config": {"max_position_embeddings": 77, "hidden_size": 512},
 }
 CLIP |= {"vision_config": {"hidden_size": 768, "image_size": 224}}
+BUDGET = ["max_size_mb", "weights_mb", *(f"mb_{p}" for p in ("fp32", "fp16", "bf16", "int8", "mixed", "int4"))]
 PASSES = {"fp32": [], "int4": ["quantize_kquant"], "int8": ["quantize_rtn"], "fp16": []}
 
 
@@ -44,8 +46,8 @@ def facts_of(tmp_path, config, device="cpu", part="", files=FILES, **beside):
     return traits_of(tmp_path, files, part) | {"model": "someone/model", "device": device}
 
 
-def decided(facts, precision="", method="", part=""):
-    return decide.decide(facts, {"precision": precision, "method": method, "part": part})
+def decided(facts, **asked):
+    return decide.decide(facts, dict.fromkeys(decide.table()["asked"], "") | asked)
 
 
 def choices(facts, **asked):
@@ -78,18 +80,25 @@ def test_the_first_row_that_holds_answers():
     assert decide.fitting(rows, {"a": 2, "b": 1.5})["choose"] == "x"
     assert decide.fitting(rows, {"a": 2, "b": 2})["choose"] == "y"  # the end of a range is not in it
     assert decide.fitting(rows, {"a": 2, "c": None})["choose"] == "y"  # what is not known is ""
+    by_name = [{"when": {"a": {"from": "b", "below": 9}}}]
+    assert decide.fitting(by_name, {"a": 2, "b": 2}) and not decide.fitting(by_name, {"a": 1, "b": 2})
+    assert not decide.fitting(by_name, {"a": 1}) and not decide.fitting(
+        by_name, {"b": 1}
+    )  # nothing is known of a bound
     assert decide.fitting(rows, {"a": 2, "c": 1}) == {} and decide.fitting(rows[:1], {"a": 3}) is None
 
 
 def test_every_condition_and_reason_names_a_fact_that_there_is(tmp_path):
     table = decide.table()
     facts = facts_of(tmp_path, QWEN)
-    known = facts | dict.fromkeys([*table, *table["asked"]])
+    known = facts | dict.fromkeys([*table, *table["asked"]]) | dict.fromkeys(BUDGET, 1)
     for question, rows in table.items():
         for row in rows if isinstance(rows, list) else ():
             assert {*row.get("when", {})} <= {*known}, row
+            ranges = [wanted for wanted in row.get("when", {}).values() if isinstance(wanted, dict)]
+            assert {bound for wanted in ranges for bound in wanted.values() if isinstance(bound, str)} <= {*known}, row
             texts = [row[key] for key in ("fact", "because", "instead") if key in row]
-            assert all(text.replace("{billions:.2f}", "").format_map(known) or question == "bits" for text in texts)
+            assert all(text.format_map(known) or question == "bits" for text in texts)
             assert ("choose" in row) + ("take" in row) + (question == "refuse") == 1
 
 
@@ -103,15 +112,16 @@ def test_each_architecture_gets_a_target_that_can_be_read_for_each_device_and_pr
             try:
                 made = decided(facts, precision=precision, part=part)
             except UnsupportedError as error:
-                assert precision in ("bf16", "fp32") or kind == "resnet", error
+                assert precision in ("bf16", "fp32", "mixed") or kind == "resnet", error
                 continue
             target, seen = target_of(facts, made), seen + 1
             assert support.doubt(target, config) is None
+            assert ("allocate_bits" in names(target)) is (precision == "mixed")
             assert target.device == device and target.check.gates or precision == "bf16"
             assert names(target)[0] == "export" and "optimize" in names(target)
             assert ("package_genai" in names(target)) is (row in NAMED)
             assert ("cast" in "".join(names(target))) is (precision in ("fp16", "bf16") or _casts(made, device))
-    assert seen >= (6 if kind == "resnet" else 13)
+    assert seen >= (6 if kind == "resnet" else 16 if row in NAMED else 13)
 
 
 def _casts(made, device):
@@ -124,10 +134,10 @@ def test_what_is_decided_of_a_twin_can_be_done_to_its_graph(twin, name, device):
     folder, graph = twin(name)
     files = FILES | {p.name: p.stat().st_size for p in folder.glob("*")}
     facts = traits_of(folder, files) | {"model": name, "device": device}
-    for precision in ("int4", "int8"):
+    for precision in ("int4", "int8", "mixed"):
         target = target_of(facts, decided(facts, precision=precision))
         model = ir.load(graph)
-        for use in target.passes[1:-1]:
+        for use in [u for u in target.passes[1:-1] if u.declaration.name != "allocate_bits"]:  # of a text, too
             if use.declaration.name == "optimize":
                 optimize(model, device)
             elif use.declaration.name == "cast_calibrated":  # of a text, which no twin reads
@@ -231,10 +241,16 @@ def test_checkpoints_that_are_stored_quantised(tmp_path, stored, device, precisi
         (QWEN, {"device": "cuda"}, {"precision": "fp32"}, "fp32 is not possible on cuda", "fp16"),
         (QWEN, {}, {"precision": "fp32", "method": "rtn"}, "--method rtn does not go with --precision fp32", "int4"),
         (BERT, {}, {"method": "gptq"}, "--method gptq is not possible of someone/model", "kquant"),
+        (QWEN, {}, {"precision": "fp32", "block_size": "32"}, "--block-size does not go with --precision fp32", "away"),
+        (BERT, {}, {"block_size": "32"}, "--block-size does not go with int8", "--method rtn"),
+        (QWEN, {}, {"block_size": "256"}, "--block-size 256 does not divide the widths", "--block-size 128"),
+        (BERT, {}, {"precision": "mixed"}, "mixed is not possible of someone/model", "--precision int8"),
         (QWEN, {}, {"part": "text"}, "has no part text", "--part away"),
         (CLIP, {}, {}, "a CLIPModel, has a part for text and one for pictures", "--part text"),
         (QWEN | {"vision_config": {"x": 1}}, {}, {}, "reads or writes more than text", "text-only checkpoint"),
-        (QWEN, {"files": {"pytorch_model.bin": 1}}, {}, "holds no safetensors files", "safetensors"),
+        (QWEN, {"files": {"pytorch_model.bin": 1}}, {}, "holds no model.safetensors", "save_pretrained"),
+        (QWEN, {"files": {"onnx/model.onnx": 1}}, {}, "an ONNX model already", "that it was made of"),
+        (QWEN, {"files": {"model-00001-of-00002.safetensors": 1}}, {}, "no index of shards", "model.safetensors"),
         (QWEN, {"files": {"model.safetensors": 1, "tokenizer.model": 1}}, {}, "no tokenizer.json", "save_pretrained"),
         (QWEN, {"pooling": {"pooling_mode_lasttoken": True}}, {}, "with Qwen2ForCausalLM, which generates text", "encoder"),
         (BERT, {"pooling": {"pooling_mode_weightedmean_tokens": True}}, {}, "by pooling_mode_weightedmean_tokens", "pool"),
@@ -281,10 +297,51 @@ def test_what_is_no_model_is_an_error(tmp_path):
         origin.origin("./nowhere")
     with pytest.raises(SourceError, match="holds no config.json"):
         origin.origin(str(tmp_path))
-    (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(SourceError) as error:
+
+
+@pytest.mark.parametrize(
+    ("file", "cause", "action"),
+    [
+        ("x.Q4_K_M.gguf", "a GGUF model of llama.cpp", "that it was made of"),
+        ("onnx/model.onnx", "an ONNX model already", "that it was made of"),
+        ("model_index.json", "a pipeline of Diffusers", "not built"),
+        ("adapter_config.json", "an adapter of PEFT", "add import_adapter"),
+        ("pytorch_model.bin", "pickles", "save_pretrained"),
+        ("below/config.json", "is in below", "Give that folder"),
+        ("notes.txt", "not a Hugging Face checkpoint", "Give one with config.json"),
+    ],
+)
+def test_what_a_folder_or_file_is_instead_of_a_model_is_told(tmp_path, file, cause, action):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(SourceError, match="holds no config.json") as error:
         origin.origin(str(tmp_path))
-    assert "a pipeline of Diffusers" in str(error.value)
+    assert cause in str(error.value) and action in str(error.value)
+    with pytest.raises(SourceError, match=f"{file} is a file"):
+        origin.origin(str(tmp_path / file))
+
+
+def test_a_file_of_a_checkpoint_is_told_its_folder(tmp_path):
+    with pytest.raises(SourceError, match=f"(?s)is a file.*Give {TINY}"):
+        origin.origin(str(TINY / "model.safetensors"))
+    with pytest.raises(SourceError, match="'x.gguf' is neither a folder nor"):
+        origin.origin("x.gguf")
+
+
+@pytest.mark.parametrize(
+    ("given", "repo", "revision"),
+    [
+        ("gpt2", "gpt2", None),
+        ("a/b", "a/b", None),
+        ("a/b@v1", "a/b", "v1"),
+        ("https://huggingface.co/a/b", "a/b", None),
+        ("https://huggingface.co/a/b/tree/refs/pr/1", "a/b", "refs/pr/1"),
+        ("hf://a/b@main", "a/b", "main"),
+    ],
+)
+def test_a_repository_is_named_or_its_address_is_given(given, repo, revision):
+    found = origin.ON_HUB.fullmatch(given)
+    assert (found["repo"], found["revision"]) == (repo, revision)
 
 
 # -- the command
@@ -333,7 +390,12 @@ def test_another_target_is_replaced_by_force_only(command, capsys):
         ({"model": ""}, "doit new needs a model", "doit new -m OWNER/NAME"),
         ({"model": "--device"}, "doit new needs a model", "doit new -m OWNER/NAME"),
         ({"device": "cdua"}, "--device cdua is none that there is", "'cuda'"),
-        ({"precision": "int3"}, "--precision int3 is none that there is", "There are fp32, fp16, bf16, int8, int4"),
+        ({"precision": "int3"}, "--precision int3 is none that there is", "There are fp32, fp16, bf16, int8, mixed"),
+        ({"device": "gpu"}, "another tool's word", "--device cuda for NVIDIA GPUs"),
+        ({"precision": "NF4"}, "another tool's word", "Write --precision int4"),
+        ({"block_size": "-1"}, "--block-size -1 is none that there is", "There are 16, 32"),
+        ({"max_size_mb": "4GB"}, "--max-size-mb 4GB is no size", "--max-size-mb 400"),
+        ({"max_size_mb": "0"}, "--max-size-mb 0 is no size", "--max-size-mb 400"),
         ({"method": "gtpq"}, "--method gtpq is none that there is", "'gptq'"),
         ({"name": "a/b"}, "--name 'a/b' cannot be the name of a target", "Choose"),
         ({"build": True, "dry_run": True}, "--build and --dry-run do not go together", "Leave one away"),
@@ -407,12 +469,18 @@ def test_a_repository_without_config_is_told(typed, tmp_path):
 def test_as_it_is_typed(typed):
     assert "doit new needs a model" in typed(code=1)
     assert "Write --device" in typed("-m", str(TINY), "-d", "cuda", "--name", "mine", code=1)
+    assert (
+        "option --block_size not recognized" in (said := typed("--block_size", "32", code=3))
+        and "'--block-size'" in said
+    )
+    assert "Write a value behind it" in typed("--precision", code=3)
     shown = typed(f"--model={TINY}", "-p", "fp32", "--name", "mine", "--dry-run")
     assert shown.startswith("# tiny, fp32 weights") and not [*typed.targets.iterdir()]
 
 
 @pytest.mark.slow
 def test_build_builds_checks_and_measures(typed):
-    said = typed("-m", str(TINY), "-p", "int8", "--name", "auto", "--build")
+    said = typed("-m", str(TINY), "--max-size-mb", "4.6", "--name", "auto", "--build")
     assert "build:auto" in said and "right on a twin" in said and "MISSED" not in said and "decode tok/s" in said
+    assert re.search(r"size MB +4\.[56]\d +at most 4\.60 +met by 0\.0", said)  # the budget is used
     assert "KL divergence" in said and "met by" in said

@@ -13,7 +13,8 @@ from builder import Builder
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from model_package import ModelPackage
-from released import checked_as_if, content
+from released import checked_as_if
+from releasing import content
 
 from onnxmake.build import paths, quality, tasks
 from onnxmake.build.device import device
@@ -156,7 +157,6 @@ def test_a_device_without_an_execution_provider_of_a_name_is_refused(checked, mo
 
 
 CPU = '# Mine.\nlike = "tiny-int4-cpu"\n'
-OTHER = CPU + f'[source]\npath = "{paths.TARGETS}"\n'
 ONNX = CPU + '[[pass]]\nuse = "export"\n[[pass]]\nuse = "optimize"\n[[pass]]\nuse = "package_onnx"\n'
 
 

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from released import checked_as_if, content
+from released import checked_as_if
+from releasing import content
 from test_regressions import RESULT
 
 from onnxmake.__main__ import main

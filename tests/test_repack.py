@@ -39,8 +39,6 @@ from onnxmake.model.quantisers.packing import unpack
 from onnxmake.model.reader import Reader
 from onnxmake.model.segments import segments
 
-FP16 = {"dtype": ir.DataType.FLOAT16}
-
 
 def product(parts: list[str], rows: int, width: int, bounds=None, dtype=FLOAT, **more) -> ir.Model:
     """x [batch, seq, K] times the rows of some tensors."""

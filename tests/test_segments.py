@@ -6,15 +6,18 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from graphs import bind, model, node, run, value, weight, write_safetensors
+from test_twins import lowered
 
 from onnxmake.build import paths
 from onnxmake.model import awq, layerwise
 from onnxmake.model.optimize import optimize
 from onnxmake.model.prequantized import read_logical
 from onnxmake.model.reader import Reader
+from onnxmake.model.running import Runner
 from onnxmake.model.safetensors import read_header
 from onnxmake.model.segments import advance, outputs, segments, widen
 from onnxmake.model.session import open_scoring
+from onnxmake.model.unquantised import reference_outputs
 
 TINY = paths.TARGETS / "tiny"
 WIDTH = 32
@@ -137,6 +140,19 @@ def test_the_embedded_model_computes_layer_by_layer_what_it_computes_at_once(bui
     (whole,) = session.run(["logits"], {i.name: feed[0][i.name] for i in session.get_inputs()})
     (made,) = outputs(model, weights, feed, ["logits"])
     np.testing.assert_allclose(made["logits"], whole, atol=2e-5 * np.abs(whole).max())
+
+
+@pytest.mark.parametrize(
+    "name", ["qwen3_moe", "mamba"]
+)  # sizes are computed in one layer and read in others; a state is narrower on CPUs
+def test_architectures_whose_layers_share_more_than_a_tensor_of_floats(twin, tmp_path, name):
+    checkpoint, graph = twin(name)
+    ids = np.arange(24, dtype=np.int64).reshape(2, 12) % 50
+    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.tile(np.arange(12), (2, 1))}
+    (made,) = reference_outputs(graph, checkpoint, [feed])
+    whole = Runner(lowered(graph, checkpoint, tmp_path, "portable"))
+    logits, _ = whole(ids, np.ones_like(ids), whole.empty(2))
+    np.testing.assert_allclose(made["logits"], logits, atol=2e-5 * np.abs(logits).max())
 
 
 def test_channels_are_scaled_and_what_comes_before_takes_it_back(tiny, weights):

@@ -6,15 +6,18 @@ from typing import Any
 
 from doit.cmd_base import DoitCmdBase
 from doit.cmd_list import List
+from doit.cmdparse import CmdParseError
 
 from onnxmake.build import results
 from onnxmake.build.plan import Plan, named
 from onnxmake.build.report import say
+from onnxmake.build.schema import nearest
 from onnxmake.build.tasks import failure_of, load_plan
 from onnxmake.build.verdict import judge
+from onnxmake.errors import TargetError
 
 ABOUT = """
-doit new -m OWNER/NAME          write a target for a model        (--device D --precision P; --build: build it, too)
+doit new -m OWNER/NAME          write a target for a model        (--device D --precision P --max-size-mb N; --build: build it, too)
 doit build:NAME                 build one target into dist/NAME   (doit build: all of them)
 doit show:NAME                  the target with every option, as it is read
 doit try:NAME -p "text"         generate text with it             (-a NAME: with that adapter)
@@ -107,6 +110,19 @@ class Command(DoitCmdBase):
 
     def work(self, plan: Plan, params: Mapping[str, Any], arguments: list[str]) -> None:
         raise NotImplementedError
+
+    def parse_execute(self, in_args):
+        """As doit's own, but that a mistake is told with the nearest option, not with all that there are and how they are declared."""
+        try:
+            return super().parse_execute(in_args)
+        except CmdParseError as error:
+            found, options = error.__context__, ["--" + option["long"] for option in self.cmd_options]
+            advice = nearest(f"--{getattr(found, 'opt', '')}", options)
+            if "requires" in str(found):
+                advice = "Write a value behind it."
+            said = TargetError(f"doit {self.name}: {found or error}.", "A typing error.", advice)
+            sys.stderr.write(f"ERROR {said}\n")
+            return 3  # as doit
 
     def execute(self, params, args):
         failure = failure_of(self.work, load_plan(), params, args)

@@ -11,7 +11,10 @@ from onnxmake.build.show import value
 from onnxmake.build.target import Target, read_target
 
 OPTIONS = ("bits", "block_size", "symmetric", "lm_head", "embeddings", "experts")  # questions about the quantiser
+BUDGETS = {"average_bits": "average_bits", "weights_mb": "max_size_mb"}  # questions about allocate_bits -> its options
+SHARED = ("block_size", "symmetric", "embeddings", "experts")  # what it takes as the quantiser does
 PLACES = {"cpu": "ONNX Runtime on CPU", "cuda": "NVIDIA GPUs", "directml": "DirectML on Windows"}
+WEIGHTS = {"mixed": "weights of 4 and 8 bits"}
 Made = Mapping[str, Decision]
 
 
@@ -39,6 +42,9 @@ def _passes(facts: Mapping[str, Any], made: Made) -> list[list[str]]:
     steps.append(_pass("optimize"))
     if "repack" in made and made["repack"].choice:
         steps.append(_pass("repack", made["repack"]))
+    if made["precision"].choice == "mixed":
+        budget = [_line(option, made[n].choice, made[n].because) for n, option in BUDGETS.items() if n in made]
+        steps.append([*_pass("allocate_bits"), *budget, *(_line(n, made[n].choice) for n in SHARED if n in made)])
     if made["method"].choice != "none":
         options = [_line(name, made[name].choice, made[name].because) for name in OPTIONS if name in made]
         steps.append([*_pass(f"quantize_{made['method'].choice}", made["method"]), *options])
@@ -58,7 +64,8 @@ def description(facts: Mapping[str, Any], made: Made) -> str:
     part = f"its part {made['part'].choice}, " if "part" in made and "pool" not in made else ""
     what = "sentence embeddings, " if "pool" in made else part
     place = PLACES.get(facts["device"], facts["device"])
-    return f"{facts['model']}, {what}{made['precision'].choice} weights, {place}."
+    precision = made["precision"].choice
+    return f"{facts['model']}, {what}{WEIGHTS.get(precision, precision + ' weights')}, {place}."
 
 
 def toml(facts: Mapping[str, Any], source: Mapping[str, str], made: Made, unproven: bool) -> str:
@@ -67,7 +74,7 @@ def toml(facts: Mapping[str, Any], source: Mapping[str, str], made: Made, unprov
     blocks = [[*head, _line("device", facts["device"]), *([_line("unproven", True)] if unproven else [])]]
     blocks.append(["[source]", *(_line(*item) for item in source.items())])
     blocks += _passes(facts, made)
-    blocks += _table("check", made.get("check"), {"window": made.get("window")})
+    blocks += _table("check", made.get("check"), {name: made.get(name) for name in ("window", "max_size_mb")})
     blocks += _table("bench", made.get("bench"), {})
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 

@@ -7,25 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import draft, paths, support
+from onnxmake.build import draft, paths, sizes, support
+from onnxmake.build.asked import understood
 from onnxmake.build.commands import Command
-from onnxmake.build.decide import decide
-from onnxmake.build.device import devices, lacking
+from onnxmake.build.decide import ASKED, decide, table
+from onnxmake.build.device import lacking
 from onnxmake.build.files import storage_errors, write_atomically
-from onnxmake.build.naming import check_name
 from onnxmake.build.origin import Origin, origin
 from onnxmake.build.plan import Plan
 from onnxmake.build.report import say
-from onnxmake.build.schema import nearest
 from onnxmake.build.target import Target
 from onnxmake.build.traits import shaping, traits
 from onnxmake.errors import CheckFailed, TargetError, UnsupportedError
 
-USAGE = "doit new -m OWNER/NAME --device cpu --precision int4, or -m FOLDER; doit help new has all options."
-
 
 def _text(name: str, help: str, default: str = "", **more: str) -> dict[str, Any]:
-    return {"name": name, "long": name, "default": default, "help": help, **more}
+    return {"name": name, "long": name.replace("_", "-"), "default": default, "help": help, **more}
 
 
 def _flag(name: str, long: str, help: str) -> dict[str, Any]:
@@ -42,10 +39,14 @@ class New(Command):
         _text("device", "where it will run: cpu, cuda, directml", "cpu"),
         _text(
             "precision",
-            "of weights: fp32, fp16, bf16, int8, int4; unless it is given, the device's and the model's best",
+            "of weights: fp32, fp16, bf16, int8, mixed (of 4 and 8 bits), int4; unless it is given, the device's and the model's best",
             short="p",
         ),
+        _text(
+            "max_size_mb", "the largest size of all files, in MB of 10^6 bytes: the best precision that it has room for"
+        ),
         _text("method", "of quantisation: rtn, kquant, hqq, gptq, awq"),
+        _text("block_size", "values that share a scale: 16, 32, 64, 128, 256"),
         _text("part", "of a model of text and pictures: text, vision"),
         _text("name", "of the target; MODEL-PRECISION-DEVICE unless it is given"),
         _flag("dry_run", "dry-run", "print the target file, and the decisions on standard error; write nothing"),
@@ -56,11 +57,14 @@ class New(Command):
 
     def work(self, plan: Plan, params: Mapping[str, Any], arguments: list[str]) -> None:
         """Raises TargetError, SourceError, CheckpointError, UnsupportedError, CheckFailed."""
-        _understood(params, arguments)
-        found = origin(params["model"])
-        facts = traits(found.folder, found.files, params["part"]) | {"model": found.name, "device": params["device"]}
-        made = decide(facts, {name: params[name] for name in ("precision", "method", "part")})
-        name = params["name"] or _name(found, made["precision"].choice, params["device"])
+        device, budget = understood(params, arguments)
+        asked = {name: params[name] for name in table()[ASKED]}
+        found = origin(params["model"], shapes=budget > 0)
+        facts = traits(found.folder, found.files, params["part"]) | {"model": found.name, "device": device}
+        facts |= sizes.budgeted(found, facts, asked, budget) if budget else {}
+        made = decide(facts, asked)
+        made |= {"size": sizes.check(found, facts, asked, made)} if budget else {}
+        name = params["name"] or _name(found, made["precision"].choice, device)
         file = _place(plan, name)
         text = draft.toml(facts, found.source(file.parent), made, params["unproven"])
         _proven(draft.read(file, text), shaping(found.folder), params["unproven"])
@@ -71,29 +75,7 @@ class New(Command):
         say(draft.reasons(made))
         _write(plan, file, text, params["force"])
         if params["build"]:
-            _build(name, params["device"], made["tasks"].choice)
-
-
-def _understood(params: Mapping[str, Any], arguments: list[str]) -> None:
-    """Raises TargetError for a command line that cannot be meant."""
-    if arguments:
-        raise TargetError(f"{arguments[0]!r} is no option of doit new.", "The model is named behind -m.", USAGE)
-    if not params["model"] or params["model"].startswith("-"):
-        raise TargetError("doit new needs a model.", "None is named behind -m.", USAGE)
-    if params.get("cwdPath"):  # -d, which doit takes for a folder of its own
-        raise TargetError(f"-d {params['cwdPath']} names no device.", "-d is doit's own option.", "Write --device.")
-    if params["device"] not in devices():
-        raise TargetError(
-            f"--device {params['device']} is none that there is.",
-            "A typing error.",
-            nearest(params["device"], devices()),
-        )
-    if params["name"]:
-        check_name(params["name"], "--name ")
-    if params["build"] and params["dry_run"]:
-        raise TargetError(
-            "--build and --dry-run do not go together.", "Nothing is written to build.", "Leave one away."
-        )
+            _build(name, device, made["tasks"].choice)
 
 
 def _name(found: Origin, precision: str, device: str) -> str:

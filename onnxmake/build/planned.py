@@ -61,11 +61,12 @@ class PlanBuilds(Command):
 
 def _due(plan: Plan, params: Mapping[str, Any], arguments: list[str]) -> None:
     """Raises StoreError; and, where all targets are asked about, what is wrong with any of them: none is left out unnoticed."""
-    if plan.broken and not [name for name in arguments if name != "build"]:
+    asked = [name for name in arguments if name != "build"]  # the word by itself stands for all
+    if plan.broken and not asked:
         raise next(iter(plan.broken.values()))
-    several = [name for name in arguments or plan.releases if name in plan.releases]
-    single = [name for name in arguments if name not in several]
-    names = [*(named(plan, single) if single or not arguments else ()), *several]
+    several = [name for name in asked or plan.releases if name in plan.releases]
+    single = [name for name in asked if name not in several]
+    names = [*(named(plan, single) if single or not asked else ()), *several]
     found = due.due(plan, names, Path(params["since"] or paths.DIST / "releases"))
     if params["matrix"]:
         say(f"targets={json.dumps([*found])}")

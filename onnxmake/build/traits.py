@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 from onnxmake.errors import CheckpointError
 from onnxmake.model import architecture
+from onnxmake.model.foreign import instead, weights_of
 from onnxmake.model.groupings import Grouping
 from onnxmake.model.options import BlockOptions
 from onnxmake.model.schemes import Scheme, scheme_of
@@ -116,7 +117,8 @@ def traits(folder: Path, files: Mapping[str, int], part: str = "") -> dict[str, 
     config = _read(folder, "config.json")
     scheme = scheme_of(config)
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
-    size = sum(bytes for name, bytes in files.items() if name.endswith(".safetensors") and "/" not in name)
+    size = sum(files[name] for name in weights_of(files))
+    otherwise, action = instead(files, "model.safetensors")
     inner = config | (config.get(f"{part}_config") or {})
     return {
         "kind": _kind(config, files),
@@ -129,10 +131,13 @@ def traits(folder: Path, files: Mapping[str, int], part: str = "") -> dict[str, 
         "dtype": dtype,
         "mixture": _mixture(config),
         "width": _first(inner, EMBEDDED),
+        "vocab": _first(inner, ("vocab_size",)),
         "block": block(inner),
         "positions": _first(inner, POSITIONS),
         "billions": size / BYTES.get(dtype, 2) / 1e9 if scheme is None else None,
         "weights": size > 0,
+        "otherwise": otherwise,  # where there are none: what it is, and what to do
+        "action": action,
         "tokenizer": {"tokenizer.json", "tokenizer_config.json"} <= {*files},
         **_pooling(folder),
     }

@@ -51,8 +51,8 @@ def layerwise(model: ir.Model, reader: Reader, rows: np.ndarray, visit: Visit) -
 
     The model is changed. Memory: one layer's weights, and every sample's hidden states.
     """
-    live = feeds(model.graph, rows)
     parts, done = segments(model, [model.graph.outputs[0].name]), 0
+    live = feeds(model.graph, rows)
     total = sum(segment.size for segment in parts)
     while parts:
         segment = parts.pop(0)

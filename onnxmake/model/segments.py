@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxmake.errors import UnsupportedError
 from onnxmake.model.canonical import canonicalize
+from onnxmake.model.feeds import states
 from onnxmake.model.graph import DOMAIN, attribute, produced_by
 from onnxmake.model.lowering import apply, cpu
 from onnxmake.model.parts import not_finite, read
@@ -58,6 +59,10 @@ class Segment:
     ) -> Values:
         """The values `names`, outputs or activations of products, as float32."""
         feed = {name: values[name] if name in values else weights[name] for name in self.inputs}
+        for value in (v for n in self.nodes for v in n.inputs if v is not None and v.dtype is None and v.name in feed):
+            value.type = ir.TensorType(
+                ir.DataType.from_numpy(feed[value.name].dtype)
+            )  # a size that an earlier one computed
         made = [name for name in names if name not in values]
         return {name: values[name] for name in names if name in values} | dict(zip(made, self._session.run(made, feed)))
 
@@ -171,9 +176,10 @@ def advance(
 def outputs(
     model: ir.Model, reader: Reader, feeds: Sequence[Mapping[str, np.ndarray]], wanted: Collection[str]
 ) -> Iterator[Values]:
-    """The graph's outputs `wanted` for each of `feeds`, each made when it is asked for."""
-    read = {value.name for value in model.graph.inputs}
-    parts, live = segments(model, wanted), [{n: v for n, v in feed.items() if n in read} for feed in feeds]
+    """The graph's outputs `wanted` for each of `feeds`, each made when it is asked for; states that a feed leaves out are empty."""
+    parts, read = segments(model, wanted), {value.name for value in model.graph.inputs}
+    whole = [{**states(model.graph, len(next(iter(feed.values())))), **feed} for feed in feeds]  # of the CPU's widths
+    live = [{n: v for n, v in feed.items() if n in read} for feed in whole]
     for i, segment in enumerate(parts[:-1]):
         advance(segment, live, segment.weights(reader), parts[i + 1 :])
     weights = parts[-1].weights(reader)

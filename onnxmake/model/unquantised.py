@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from onnxmake.model.feeds import NEXT, states
+from onnxmake.model.feeds import NEXT
 from onnxmake.model.prequantized import read_logical
 from onnxmake.model.reader import Reader
 from onnxmake.model.segments import outputs
@@ -23,6 +23,5 @@ def reference_outputs(
     """
     model = ir.load(graph)
     wanted = [value.name for value in model.graph.outputs if not value.name.startswith(NEXT)]
-    whole = [states(model.graph, len(next(iter(feed.values())))) | feed for feed in feeds]
     with ThreadPoolExecutor(1) as ahead:
-        yield from outputs(model, Reader(read_logical(checkpoint), ahead), whole, wanted)
+        yield from outputs(model, Reader(read_logical(checkpoint), ahead), [*feeds], wanted)
