@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, masking_utils
 from transformers.core_model_loading import Chunk, Concatenate, Transpose, WeightConverter, WeightRenaming
 from transformers.models.cohere import modeling_cohere
+from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.glm import modeling_glm
 from transformers.models.gpt_oss import modeling_gpt_oss
@@ -15,7 +16,7 @@ from transformers.models.llama import modeling_llama
 from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
 from twins import make_twin
 
-from onnxmake.model.capture import known, masks, norms, rotations, sources
+from onnxmake.model.capture import known, masks, modules, norms, rotations, sources
 from onnxmake.model.capture.masks import Visibility
 from onnxmake.model.safetensors import read_checkpoint
 
@@ -169,6 +170,23 @@ def rms(x, weight, epsilon):
 )
 def test_a_module_that_computes_something_else_is_no_norm(module):
     assert norms.norm(module) is None
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_subclass_of_linear_is_a_product_where_it_computes_one(said, bias):
+    module, x = FalconLinear(8, 4, bias=bias), torch.randn(2, 8)
+    before = {name: p.clone() for name, p in module.named_parameters()}
+    modules._linear(module)(x)
+    ((name, operands, attributes),) = said
+    assert (name, attributes) == ("onnxmake::Linear", {})
+    assert [id(t) for t in operands] == [id(t) for t in (x, *module.parameters())]
+    assert all(torch.equal(p, before[n]) for n, p in module.named_parameters())
+    assert modules._linear(Scaled(8, 4, bias=bias)) is None
 
 
 def test_a_gated_norm_is_an_op_without_a_gate_and_its_own_code_with_one(said):

@@ -11,13 +11,28 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from onnxmake.model.capture import rotary, rotations
-from onnxmake.model.capture.norms import agree, norm
+from onnxmake.model.capture.norms import agree, norm, probed
 from onnxmake.model.capture.recurrence import FUNCTIONS
 
 
+@torch.no_grad()
+def _is_linear(module: nn.Module) -> bool:
+    """nn.Linear, GPT-2's Conv1D, or a subclass such as Falcon's that computes the same of small weights."""
+    if type(module) in (nn.Linear, Conv1D):
+        return True
+    known = {name for name, p in module._parameters.items() if p is not None}
+    if not isinstance(module, nn.Linear) or not known <= {"weight", "bias"} or list(module.children()):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(3, 5, generator=generator), torch.randn(2, 4, 5, generator=generator)
+    bias = torch.randn(3, generator=generator) if "bias" in known else None
+    actual = probed(module, weight, bias, x)
+    return actual is not None and agree(actual, functional.linear(x, weight, bias))
+
+
 def _linear(module: nn.Module) -> Callable | None:
-    """y = x W^T + b: nn.Linear itself, not a subclass, and GPT-2's Conv1D, which stores W^T."""
-    if type(module) not in (nn.Linear, Conv1D):
+    """y = x W^T + b; Conv1D stores W^T."""
+    if not _is_linear(module):
         return None
 
     def forward(x: Tensor) -> Tensor:

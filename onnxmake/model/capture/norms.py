@@ -32,7 +32,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float, o
     return functional.layer_norm(x, weight.shape, offset + weight, bias, epsilon)
 
 
-def _probed(module: nn.Module, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor | None:
+def probed(module: nn.Module, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor | None:
     """What the module makes of x with these parameters; None where it is no function of one tensor of this width."""
     before = dict(module._parameters)
     for name, value in (("weight", weight), ("bias", bias)):
@@ -68,7 +68,7 @@ def norm(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     bias = torch.randn(shape, generator=generator) if "bias" in known else None
     small = torch.tensor([1.0, 1e-1, 1e-2, 1e-3])[:, None]  # small rows tell epsilons apart
     x = torch.randn(4, *shape, generator=generator) * small
-    actual = _probed(module, weight, bias, x)
+    actual = probed(module, weight, bias, x)
     if actual is None:
         return None
     for op, attributes, result in _formulas(module, x, weight, bias):
