@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 HUB = re.compile(  # a file of a dataset, at a commit: its content never changes
     r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})/(?P<file>.+\.(?:txt|md|jsonl|parquet))"
 )
+MADE = "script://"  # calibration, data, text = "script://FILE": what run_script has written as FILE
 METRICS = {  # in the order of the table -> what a person reads, and how a value is written
     "perplexity": ("perplexity", "{:.3f}"),
     "perplexity_unquantised": ("perplexity, unquantised", "{:.3f}"),
@@ -25,7 +26,8 @@ METRICS = {  # in the order of the table -> what a person reads, and how a value
 class Check:
     """What `doit check` evaluates, and gates: fractions, nats, megabytes of 10^6 bytes."""
 
-    # a file, relative to the target's, or hf://datasets/OWNER/NAME@COMMIT/FILE; without it, the embedded model's held-out text
+    # a file, relative to the target's, hf://datasets/OWNER/NAME@COMMIT/FILE, or script://FILE of a script; without it, the embedded
+    # model's held-out text
     text: str | None = None
     window: int = 512  # tokens that the model sees at once
     stride: int | None = (
@@ -42,7 +44,7 @@ class Check:
     than: str | None = None
 
     def __post_init__(self):
-        if "://" in (self.text or "") and not self.on_hub:
+        if "://" in (self.text or "") and not (self.on_hub or self.made):
             raise ValueError(
                 f"text = {self.text!r} is not of the form hf://datasets/OWNER/NAME@COMMIT/FILE,"
                 " with 40 hex digits and a .txt, .md, .jsonl or .parquet"
@@ -62,6 +64,11 @@ class Check:
     def on_hub(self) -> bool:
         """Whether the text is a dataset's."""
         return HUB.fullmatch(self.text or "") is not None
+
+    @property
+    def made(self) -> str:
+        """The file of a script's that is the text; "" where it is no script's."""
+        return self.text.removeprefix(MADE) if (self.text or "").startswith(MADE) and self.text != MADE else ""
 
     @property
     def step(self) -> int:

@@ -33,6 +33,8 @@ RESERVED: dict[str, Schema] = {
 def typed(kind: Any) -> Schema:
     """A field's type, as `schema.parse` reads it. TOML has no null: what may be None may be left out."""
     origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return {}
     if origin is Literal:
         return {"enum": [*args]}
     if origin in (Union, types.UnionType):
@@ -105,6 +107,7 @@ def target_schema() -> Schema:
         },
         "device": {"enum": devices(), "description": "where the built model runs"},
         "unproven": {"type": "boolean", "default": False, "description": "build also what no sweep has found right"},
+        "allow_scripts": {"type": "boolean", "default": False, "description": "scripts that the target names may run"},
         "source": table(Source),
         "pass": {
             "type": "array",

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from typing import Any
 
-from onnxmake.build.gates import HUB, Check
+from onnxmake.build.gates import HUB, MADE, Check
 from onnxmake.build.releases import Keys
 from onnxmake.build.space import OBJECTIVES, Settings
 from onnxmake.build.target import COMMIT, Bench, Source
@@ -21,7 +21,13 @@ OF_FIELDS: dict[type, dict[str, dict[str, Any]]] = {
     },
     Check: {
         **{f.name: {"minimum": 0} for f in dataclasses.fields(Check) if f.name[:4] in ("max_", "min_")},
-        "text": {"anyOf": [{"not": {"pattern": "://"}}, {"pattern": f"^{UNNAMED.sub('', HUB.pattern)}$"}]},
+        "text": {
+            "anyOf": [
+                {"not": {"pattern": "://"}},
+                {"pattern": f"^{MADE}."},
+                {"pattern": f"^{UNNAMED.sub('', HUB.pattern)}$"},
+            ]
+        },
         "window": {"minimum": 2},
         "stride": AT_LEAST_1,
         "max_tokens": {"minimum": 2},

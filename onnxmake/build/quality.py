@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import closure, fetch, gates, measurements, paths, results, speed
+from onnxmake.build import closure, fetch, gates, measurements, paths, plan, results, speed, store
 from onnxmake.build.digest import digest_file
 from onnxmake.build.files import canonical_json, digest_text, read_record, write_record
+from onnxmake.build.settings import setting
 from onnxmake.build.target import Target
 from onnxmake.errors import OnnxmakeError, TargetError
 
-TUNING = ("finetune", "import_adapter")  # passes that say which weights the model has
+TUNING = ("run_script", "finetune", "import_adapter")  # passes that say which weights the model has, or make data
 SEMANTIC = (*TUNING, "export", "pool")  # those that say what a model computes; those behind them say how
 UNTWINNED = (*TUNING, "attach_adapters")  # those that hold the checkpoint's own widths: a twin does without them
 HELDOUT = paths.TARGETS / "tiny" / "heldout.txt"
@@ -36,6 +37,8 @@ def text_of(target: Target) -> Path:
     named = target.check.text
     if target.check.on_hub:
         return fetch.fetch_text(named)
+    if target.check.made:
+        return _made(target, target.check.made)
     file = HELDOUT if named is None else target.file.parent / named
     if not file.is_file():
         raise TargetError(
@@ -44,6 +47,16 @@ def text_of(target: Target) -> Path:
             "Correct the path; without it, the embedded held-out text is taken.",
         )
     return file
+
+
+def _made(target: Target, name: str) -> Path:
+    """The file that a script of the target's has made. Raises StoreError where that step is not done, TargetError where its file is gone."""
+    steps = plan.steps_of(target, plan.checkpoint_of(target, setting("source")))
+    (digest,) = (s.record["files"][name][0] for s in steps if getattr(s.use.options, "output", None) == name)
+    found = store.located(digest)
+    if found is None:
+        raise TargetError(f"{gates.MADE}{name} is not in the store.", "It was removed.", f"doit build:{target.name}")
+    return found
 
 
 def text_key(target: Target) -> str:

@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import paths
+from onnxmake.build import paths, scripts
 from onnxmake.build.report import say
 from onnxmake.build.target import Target
 
 
 def value(given: Any) -> str:
-    if isinstance(given, tuple):
+    if isinstance(given, tuple | list):
         return f"[{', '.join(map(value, given))}]"
     if isinstance(given, dict):
         inner = ", ".join(f"{json.dumps(name, ensure_ascii=False)} = {value(v)}" for name, v in given.items())
@@ -33,7 +33,8 @@ def passes(target: Target) -> str:
     blocks = []
     for use in target.passes:
         limits = {"may_skip": use.may_skip, "memory_mb": use.memory_mb}
-        named = {(name := Path(staged).stem): _beside(name, file, target) for staged, file in use.files.items()}
+        named = {n: _beside(n, use.files[v], target) for n, v in vars(use.options).items() if v in [*use.files]}
+        named |= {n: scripts.MADE + f for n, v in vars(use.options).items() for f in use.made if v == f"checkpoint/{f}"}
         blocks.append(["[[pass]]", *_lines({"use": use.declaration.name} | vars(use.options) | named | limits)])
     return "\n\n".join("\n".join(block) for block in blocks)
 
@@ -52,7 +53,8 @@ def _search(target: Target) -> list[list[str]]:
 
 def toml(target: Target) -> str:
     """A target file that reads as `target`, with nothing left to defaults."""
-    blocks = [[f"# {target.description}", *_lines({"device": target.device, "unproven": target.unproven})]]
+    allowed = {"allow_scripts": True} if any(hasattr(use.options, "script") for use in target.passes) else {}
+    blocks = [[f"# {target.description}", *_lines({"device": target.device, "unproven": target.unproven, **allowed})]]
     blocks.append(["[source]", *_lines(vars(target.source))])
     blocks.append([passes(target)])
     blocks.append(["[check]", *_lines(vars(target.check))])

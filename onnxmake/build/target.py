@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxmake.build import like, paths, space, tuning
+from onnxmake.build import like, paths, scripts, space, tuning
 from onnxmake.build.declaration import Declaration, declaration
 from onnxmake.build.device import devices
 from onnxmake.build.gates import Check
@@ -21,6 +21,7 @@ RESERVED = {"may_skip": (bool, "true or false"), "memory_mb": (int, "4000 or ano
 FORMS = {
     "device": 'device = "cpu"',
     "unproven": "unproven = true",
+    "allow_scripts": "allow_scripts = true",
     "source": "[source]",
     "check": "[check]",
     "bench": "[bench]",
@@ -81,6 +82,7 @@ class Use:
     files: Mapping[str, Path] = field(
         default_factory=dict
     )  # that its options name: as the step sees each -> where it is
+    made: tuple[str, ...] = ()  # files that its options name and a script before it makes
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,17 @@ class Target:
     release: Release = Release()
 
 
-def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Path]]:
+def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Path], tuple[str, ...]]:
     """Options with the files that they name as a step sees them, and where those are: relative to the target file or, for an
-    empty name, the text that comes with the program."""
-    files = {}
+    empty name, the text that comes with the program; and those that a script has yet to make."""
+    files: dict[str, Path] = {}
+    made: tuple[str, ...] = ()
     for name in (f.name for f in fields(options) if f.name in like.FILES):
         value = getattr(options, name)
+        if value.startswith(scripts.MADE):
+            made += (value.removeprefix(scripts.MADE),)
+            options = replace(options, **{name: f"checkpoint/{made[-1]}"})
+            continue
         path = (beside / value).resolve() if value else paths.TEXTS / f"{name}.txt"
         if not path.is_file():
             raise TargetError(
@@ -113,9 +120,14 @@ def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Path
                 f"Files are looked for beside the target: {paths.shown(path)}.",
                 "Correct the name.",
             )
-        files[name + path.suffix] = path
-        options = replace(options, **{name: name + path.suffix})
-    return options, files
+        staged = f"{scripts.FOLDER}/{path.name}" if name == "script" else name + path.suffix
+        files |= (
+            scripts.beside(path, [v for v in vars(options).values() if isinstance(v, dict)])
+            if name == "script"
+            else {staged: path}
+        )
+        options = replace(options, **{name: staged})
+    return options, files, made
 
 
 def _use(table: dict, number: int, device: str, beside: Path, where: str) -> Use:
@@ -136,8 +148,8 @@ def _use(table: dict, number: int, device: str, beside: Path, where: str) -> Use
     if "device" in known:
         options.setdefault("device", device)
     place = f"{where}: [[pass]] {number} ({found.name})"
-    parsed, files = _staged(parse(found.options, options, place), beside, place)
-    return Use(found, parsed, table.get("may_skip", False), table.get("memory_mb", found.memory_mb), files)
+    parsed, files, made = _staged(parse(found.options, options, place), beside, place)
+    return Use(found, parsed, table.get("may_skip", False), table.get("memory_mb", found.memory_mb), files, made)
 
 
 def _check(table: dict, file: Path, files: Mapping[str, Path] | None, where: str) -> Check:
@@ -177,7 +189,7 @@ def read_target(
         "search": dict,
         "release": dict,
     }
-    allowed: dict[str, type] = {"device": str, "unproven": bool, **tables}
+    allowed: dict[str, type] = {"device": str, "unproven": bool, "allow_scripts": bool, **tables}
     for key, value in table.items():
         if key not in allowed:
             raise TargetError(
@@ -208,6 +220,8 @@ def read_target(
             'Add [[pass]] with use = "export" above it.',
         )
     tuning.check(uses, where)
+    check = _check(table.get("check", {}), file, files, where)
+    scripts.check(uses, table.get("allow_scripts", False), check.made, where)
     return Target(
         name or file.stem,
         file,
@@ -217,7 +231,7 @@ def read_target(
         uses,
         parse(Bench, table.get("bench", {}), f"{where}: [bench]"),
         table.get("unproven", False),
-        _check(table.get("check", {}), file, files, where),
+        check,
         space.read(table["search"], uses, f"{where}: [search]") if "search" in table else None,
         parse(Release, table.get("release", {}), f"{where}: [release]"),
     )

@@ -1,7 +1,8 @@
 """Inputs that a model is calibrated with: windows of a text through the checkpoint's tokenizer, or arrays of a file.
 
 A pass that calibrates has the options `calibration: str = ""`, which names a file beside the target, `samples: int` and
-`tokens: int`. Its key holds the file's content, its process sees src/calibration.txt or .npz and that name as the option.
+`tokens: int`. Its key holds the file's content, its process sees src/calibration.txt or .npz and that name as the option; or the
+file of the checkpoint's that a script has made. `samples` of 0 are all that the file holds.
 """
 
 import json
@@ -36,7 +37,8 @@ def calibration(inputs: Sequence[ir.Value], src: Path, file: str, samples: int, 
 
 
 def windows(checkpoint: Path, text: Path, samples: int, tokens: int) -> np.ndarray:
-    """int64 [samples, tokens]: pieces spread evenly over the text, each with what the tokenizer puts around a text.
+    """int64 [samples, tokens]: pieces spread evenly over the text, each with what the tokenizer puts around a text; or the beginnings
+    of rows of input_ids.
 
     Raises TargetError where the text is too short or the model reads less at once, CheckpointError without a tokenizer.
     """
@@ -48,13 +50,31 @@ def windows(checkpoint: Path, text: Path, samples: int, tokens: int) -> np.ndarr
             "config.json says so in max_position_embeddings.",
             f"Write tokens = {longest} or less.",
         )
+    if text.suffix == ".npz":
+        return _rows_of_tokens(text, samples, tokens)
     tokenizer = tokenizer_of(checkpoint)
     tokenizer.enable_truncation(tokens)
     first = tokenizer.encode(text.read_text("utf-8"))
     pieces = [piece.ids for piece in (first, *first.overflowing) if len(piece.ids) == tokens]
-    if len(pieces) < samples:
+    samples = samples or len(pieces)
+    if not len(pieces) >= samples > 0:
         raise _too_short(f"{len(pieces)} samples of {tokens} tokens", samples)
     return np.array([pieces[len(pieces) * i // samples] for i in range(samples)], np.int64)
+
+
+def _rows_of_tokens(file: Path, samples: int, tokens: int) -> np.ndarray:
+    """The first `samples` rows of input_ids [samples, >= tokens]. Raises TargetError where there are fewer, or none."""
+    with np.load(file) as arrays:
+        found = arrays.get("input_ids")
+    if found is None or found.ndim != 2 or found.shape[1] < tokens:
+        raise TargetError(
+            f"{file.name} holds {'no ' if found is None else ''}input_ids{[] if found is None else list(found.shape)}.",
+            f"Layers are calibrated on rows of {tokens} tokens.",
+            "Give rows of as many in input_ids, or lower tokens.",
+        )
+    if len(found) < samples:
+        raise _too_short(f"{len(found)} samples", samples)
+    return found[: samples or len(found), :tokens].astype(np.int64)
 
 
 def text_feed(inputs: Sequence[ir.Value], ids: np.ndarray) -> Feed:
@@ -73,7 +93,9 @@ def _arrays(inputs: Sequence[ir.Value], file: Path, samples: int) -> Iterator[Fe
     """Row after row of the file's arrays."""
     with np.load(file) as arrays:
         rows = {str(v.name): _rows(v, file, arrays) for v in inputs}
-    if (held := min(map(len, rows.values()))) < samples:
+    held = min(map(len, rows.values()))
+    samples = samples or held
+    if held < samples:
         raise _too_short(f"{held} samples", samples)
     for row in range(samples):
         yield {name: array[row : row + 1] for name, array in rows.items()}

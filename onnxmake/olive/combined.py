@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from onnxmake.build.schema import nearest
+from onnxmake.olive import scripted
 from onnxmake.olive.rules import Place, Rule, Settings, WrongType, names, one_of, text, typed
 from onnxmake.olive.surgeries import SURGERIES
 from onnxmake.olive.told import Refusal
@@ -13,9 +14,15 @@ LEVELS = {0: "disabled", 1: "basic", 2: "extended", 99: "all"}  # ONNX Runtime's
 
 def script(value: Any, place: Place) -> Settings:
     if value:
-        raise Refusal(
-            f"the script {value} would run code of its own", "Write what it prepares into a file beside the workflow."
-        )
+        scripted.allow(value, "write what it prepares into a file beside the workflow.")
+        raise Refusal(f"{value} is asked of a pass that runs no script", "Let a data config name the script.")
+    return {}
+
+
+def own_script(value: Any, place: Place) -> Settings:
+    """Of a pass that is calibrated: dataloader_func says what is run."""
+    if value:
+        scripted.allow(value, "write what it prepares into a file beside the workflow.")
     return {}
 
 
@@ -166,6 +173,9 @@ def static(options: Mapping[str, Any], place: Place) -> Settings:
     calibration = (
         text("quantize_static.calibration")(options["data_config"], place) if options.get("data_config") else {}
     )
+    if options.get("dataloader_func") and not calibration:
+        file, amount = place.data(options)
+        calibration = {"quantize_static.calibration": file} | {f"quantize_static.{k}": v for k, v in amount.items()}
     return _integers("quantize_static", options) | {"quantize_static.method": method.lower()} | calibration
 
 

@@ -1,6 +1,6 @@
 """`data_configs`: which file a pass is calibrated with or a check reads, and how much of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,16 @@ def inside(where: str, item: str, given: Any, folder: Path) -> str:
 
 
 def text_of(
-    where: str, folder: Path, configs: Mapping[str, Mapping[str, Any]], name: str, told: Told
+    where: str,
+    folder: Path,
+    configs: Mapping[str, Mapping[str, Any]],
+    name: str,
+    told: Told,
+    made: Callable[..., tuple[str | None, Settings]],
+    end: str = ".npz",
 ) -> tuple[str | None, Settings]:
-    """The file of a data config, none where it is a data set of the hub; samples, and tokens of each. Raises TargetError, Refusal."""
+    """The file of a data config, none where it is a data set of the hub; samples, and tokens of each. `made`: of one with a script,
+    whose file ends with `end`. Raises TargetError, Refusal."""
     item = f"data_configs.{name}"
     if name == OF_MODEL:
         told.note(item, "the model's data set is not fetched: the text that comes along stands for it")
@@ -49,12 +56,6 @@ def text_of(
         )
     config = configs[name]
     known(where, item, config, {*KEYS, *PARTS})
-    if config.get("user_script") or config.get("script_dir"):
-        inside(where, f"{item}.user_script", config.get("user_script"), folder)
-        raise Refusal(
-            f"the script {config['user_script']} would run code of its own",
-            "Save what it loads as a text beside the workflow, and name that in data_files.",
-        )
     parts = {part: flat(config.get(part) or {}, "params", where, f"{item}.{part}") for part in PARTS}
     load = table(where, f"{item}.params_config", config.get("params_config") or {}) | parts["load_dataset_config"]
     process = parts["pre_process_data_config"]
@@ -62,6 +63,15 @@ def text_of(
         "samples": process.get("max_samples") or load.get("max_samples"),
         "tokens": process.get("max_seq_len") or load.get("seq_len"),
     }
+    if config.get("user_script") or config.get("script_dir"):
+        known_amount = {option: number for option, number in amount.items() if type(number) is int}
+        file, taken = made(item, config, parts | {"load_dataset_config": load}, end, known_amount)
+        if file is None:
+            told.note(
+                item,
+                "what its script makes are numbers, and a check reads texts: the one that comes along stands for them",
+            )
+        return file, taken
     given = load.get("data_files")
     files = given if isinstance(given, list) else [given] if given else []
     if isinstance(given, dict) or len(files) > 1:

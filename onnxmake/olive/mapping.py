@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxmake.olive import border, combined, training
+from onnxmake.olive import border, combined, scripted, training
 from onnxmake.olive.rules import Place, Rule, Settings, each, groups, noted, only, quiet, text, to
 
 NODES = "it names nodes of the graph that Olive makes, which are others here"
@@ -122,6 +122,8 @@ INT8: dict[str, Rule] = {  # of what quantises activations, too
     "nodes_to_exclude": NO_NODES,
     "per_channel": noted("weights have a scale for each channel", [None, True]),
     "quant_preprocess": quiet(bool),
+    **dict.fromkeys(("user_script", "script_dir", "dataloader_func"), combined.own_script),
+    **dict.fromkeys(scripted.OLDER, quiet()),
     "activation_symmetric": noted("activations have a zero point", [None, False]),
     "weight_symmetric": noted("weights are symmetric", [None, True]),
     "extra_options": noted("extra_options are of onnxruntime's quantiser", [None, {}]),

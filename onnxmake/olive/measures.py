@@ -68,7 +68,7 @@ def _gate(where: str, item: str, metric: str, sub: Mapping[str, Any], note: Call
 
 
 def settings(
-    where: str, evaluator: Mapping[str, Any], text: Callable[[str], tuple[str | None, Settings]], told: Told
+    where: str, evaluator: Mapping[str, Any], text: Callable[..., tuple[str | None, Settings]], told: Told
 ) -> Settings:
     """Of [check] and [bench]. Raises TargetError, Refusal."""
     given = flat(evaluator, "type_args", where, "evaluators")
@@ -95,7 +95,7 @@ def settings(
                 f"{item}: a script evaluates", "Use perplexity, or [check] of the target: KL divergence and top-1."
             )
         if kind == "accuracy" and isinstance(metric.get("data_config"), str):
-            file, _ = text(metric["data_config"])
+            file, _ = text(metric["data_config"], end=".txt")
             out |= {"check.text": file} if file else {}
         single = filter(None, [metric.get("sub_type")])  # of older workflows
         for sub in entries(where, f"{item}.sub_types", metric.get("sub_types")) or single:

@@ -65,7 +65,7 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 def _settings(where: str, one: Pass, place: Place) -> tuple[Settings, Open]:
     """Of one Olive pass, and what a search varies of them. Raises TargetError, Refusal."""
     entry = _entry(where, one)
-    rules = {**entry.options, **COMMON}
+    rules = {**COMMON, **entry.options}
     workflow.known(where, one.item, one.options, rules)
     given = {key: value for key, value in one.options.items() if value != "DEFAULT_VALUE"}
     out, open_, fixed = dict(entry.settings), {}, {}

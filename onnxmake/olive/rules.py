@@ -28,9 +28,8 @@ class Place:
     device: str
     told: Told
     generates: bool  # whether the model is packed to generate text
-    text: Callable[
-        [str], tuple[str | None, Settings]
-    ]  # data config -> its file, where it is one, and samples and tokens
+    text: Callable[..., tuple[str | None, Settings]]  # data config -> its file, where it is one, and samples and tokens
+    data: Callable[..., tuple[str, Settings]]  # a pass's own options -> the same of its dataloader_func
 
     def note(self, text: str) -> None:
         self.told.note(self.item, text)

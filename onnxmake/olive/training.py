@@ -19,7 +19,7 @@ ARGUMENTS = {  # of Transformers' trainer
 
 
 def training_text(value: Any, place: Place) -> Settings:
-    file, _ = place.text(typed(value, str))
+    file, _ = place.text(typed(value, str), end=".jsonl")
     if file is None:
         raise Refusal(
             "it is trained on files beside the workflow",

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxmake.build import paths
-from onnxmake.olive import data, measures, model, one, order, system, workflow
+from onnxmake.olive import data, measures, model, one, order, scripted, system, workflow
 from onnxmake.olive.rules import Place, Settings
+from onnxmake.olive.scripted import Scripted
 from onnxmake.olive.told import Refusal, Told, Untranslated
 from onnxmake.olive.workflow import Workflow
 
@@ -39,7 +40,7 @@ def translate(file: Path) -> Translated:
     flow, where, told = workflow.read(file), paths.shown(file), Told()
     name, revision, device, open_ = "", None, "cpu", {}
     settings: list[Settings] = [{}]
-    text = functools.partial(data.text_of, where, file.parent, flow.data, told=told)
+    made: Scripted = {}
     try:
         name, revision, task = model.repository(where, flow.model, told)
         settings = [task]
@@ -49,12 +50,17 @@ def translate(file: Path) -> Translated:
         device = system.device_of(where, flow.system, told)
     except Refusal as refusal:
         told.refused.append(("systems", refusal))
+    generates = "package_genai" in settings[0]
+    from_config = functools.partial(scripted.from_config, made, where, file.parent, name, generates)
+    text = functools.partial(data.text_of, where, file.parent, flow.data, told=told, made=from_config)
     if not flow.passes:
         told.refused.append(
             ("passes", Refusal("there are none: Olive would choose them", "Write passes, or let doit new choose."))
         )
     for several in flow.passes:
-        place = Place(several[0].item, device, told, "package_genai" in settings[0], text)
+        item = several[0].item
+        of_pass = functools.partial(scripted.from_pass, made, where, file.parent, name, item)
+        place = Place(item, device, told, generates, text, of_pass)
         try:
             found, axes = one.settings(where, several, flow.search is not None, place)
             settings.append(found)
@@ -72,7 +78,9 @@ def translate(file: Path) -> Translated:
         told.refused.append(("workflow", refusal))
     if told.refused:
         raise Untranslated(where, told.refused)
-    table: dict[str, Any] = {"device": device, "pass": [{"use": use, **options} for use, options in blocks]}
+    blocks = [*(("run_script", options) for options in made.values()), *blocks]
+    allowed = {"allow_scripts": True} if made else {}
+    table: dict[str, Any] = {"device": device, **allowed, "pass": [{"use": use, **options} for use, options in blocks]}
     tables = {"check": measured, "bench": measured, "search": searched}
     return Translated(
         flow,

@@ -38,7 +38,8 @@ def moved(table: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
 
 def toml(header: str, notes: list[tuple[str, str]], table: Mapping[str, Any]) -> str:
     """The text of a target file whose table this is."""
-    head = [f"# {header}", *(f"# {item}: {text}." for item, text in notes), f"device = {value(table['device'])}"]
+    head = [f"# {header}", *(f"# {item}: {text}." for item, text in notes)]
+    head += [f"{key} = {value(table[key])}" for key in ("device", "allow_scripts") if key in table]
     blocks = ["\n".join(head)]
     for key in ("source", "pass", "check", "bench", "search"):
         given = table.get(key, {})
