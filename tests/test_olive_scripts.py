@@ -1,0 +1,138 @@
+"""Scripts of Olive's workflows: refused unless the user allows them, and then passes of their own whose files others read."""
+
+import json
+from pathlib import Path
+
+import pytest
+from workflows import COMMIT, MODEL
+
+from onnxmake.build import settings
+from onnxmake.build.target import read_target
+from onnxmake.errors import TargetError
+from onnxmake.olive import importing, translate
+
+ENCODER = {
+    "type": "HfModel",
+    "model_path": "owner/encoder",
+    "task": "text-classification",
+    "load_kwargs": {"revision": COMMIT},
+}
+SCRIPTED = {
+    "name": "mine",
+    "type": "HuggingfaceContainer",
+    "user_script": "user_script.py",
+    "load_dataset_config": {"type": "my_rows", "data_dir": "data", "token": None},
+    "pre_process_data_config": {"params": {"input_cols": ["a", "b"], "max_length": 64, "max_samples": 9}},
+}
+STATIC = {"type": "OnnxStaticQuantization", "data_config": "mine"}
+
+
+def written(folder: Path, workflow: dict) -> Path:
+    (folder / "code").mkdir(exist_ok=True)
+    for name in ("user_script.py", "code/inner.py"):
+        (folder / name).write_text("def my_rows(data_dir):\n    return []\n")
+    (folder / "mine.json").write_text(json.dumps(workflow))
+    return folder / "mine.json"
+
+
+def encoder(quantiser: dict, config: dict = SCRIPTED, **more) -> dict:
+    passes = {"c": {"type": "OnnxConversion"}, "q": quantiser}
+    return {"input_model": ENCODER, "passes": passes, "data_configs": [config], **more}
+
+
+def allowed(file: Path):
+    with settings.given(allow_scripts="true"):
+        return read_target(file)
+
+
+def test_without_permission_each_script_is_named_with_what_allows_it(tmp_path):
+    older = {"type": "OnnxQuantization", "user_script": "user_script.py", "dataloader_func": "load", "data_dir": "d"}
+    workflow = encoder(STATIC)
+    workflow["passes"]["o"] = older
+    with pytest.raises(TargetError) as error:
+        read_target(written(tmp_path, workflow))
+    for place in ("passes.q", "passes.o.user_script", "passes.o.dataloader_func"):
+        assert f"{place}: the script" in error.value.cause and "would run code of its own" in error.value.cause
+    assert "doit allow_scripts=true" in error.value.action and "data_files" in error.value.action
+
+
+def test_a_workflow_cannot_allow_its_own(tmp_path):
+    with pytest.raises(TargetError, match="unknown key 'allow_scripts'"):
+        read_target(written(tmp_path, encoder(STATIC) | {"allow_scripts": True}))
+
+
+def test_a_data_config_is_a_script_that_the_quantiser_reads(tmp_path):
+    target = allowed(written(tmp_path, encoder(STATIC)))
+    script, *_, quantiser, _ = target.passes
+    assert [use.declaration.name for use in target.passes][:2] == ["run_script", "export"]
+    o = script.options
+    assert (o.script, o.output, o.model) == ("script/user_script.py", "mine.npz", "owner/encoder")
+    assert o.load_dataset == {"type": "my_rows", "data_dir": "data"}
+    assert (o.columns, o.tokens, o.padded) == (("a", "b"), 64, True)
+    assert (quantiser.options.calibration, quantiser.options.samples) == ("checkpoint/mine.npz", 9)
+
+
+def test_a_dataloader_func_of_an_older_workflow_is_one_too(tmp_path):
+    older = {"type": "OnnxQuantization", "config": {"user_script": "inner.py", "script_dir": "code", "batch_size": 2}}
+    older["config"] |= {"dataloader_func": "load", "data_dir": "d", "dataloader_func_kwargs": {"k": 1}}
+    script, *_, quantiser, _ = allowed(written(tmp_path, encoder(older))).passes
+    assert script.options.dataloader == {"type": "load", "data_dir": "d", "batch_size": 2, "k": 1}
+    assert script.options.script == "script/inner.py"
+    assert (quantiser.options.calibration, quantiser.options.samples) == ("checkpoint/load.npz", 0)
+
+
+def test_what_weights_are_calibrated_with_is_packed_and_what_is_trained_on_are_rows(tmp_path):
+    workflow = {
+        "input_model": MODEL,
+        "data_configs": [SCRIPTED],
+        "passes": {"g": {"type": "Gptq", "data_config": "mine"}},
+    }
+    script, _, _, quantiser, _ = allowed(written(tmp_path, workflow)).passes
+    assert (script.options.output, script.options.padded) == ("mine.npz", False)
+    assert quantiser.options.calibration == "checkpoint/mine.npz"
+    workflow["passes"] = {"l": {"type": "LoRA", "train_data_config": "mine"}, "c": {"type": "OnnxConversion"}}
+    script, tuned, *_ = allowed(written(tmp_path, workflow)).passes
+    assert script.options.output == "mine.jsonl" and tuned.options.data == "checkpoint/mine.jsonl"
+
+
+def test_a_metrics_data_are_the_checks_text_where_they_are_texts(tmp_path):
+    metric = {"name": "a", "type": "accuracy", "data_config": "mine", "sub_types": [{"name": "accuracy_score"}]}
+    file = written(tmp_path, encoder(STATIC, evaluator={"metrics": [metric]}))
+    target = allowed(file)
+    assert target.check.text == "script://mine.txt" and target.check.made == "mine.txt"
+    assert [use.options.output for use in target.passes[:2]] == ["mine.npz", "mine.txt"]
+    numbers = SCRIPTED | {"pre_process_data_config": {"type": "my_tokens"}}
+    file = written(tmp_path, encoder(STATIC, numbers, evaluator={"metrics": [metric]}))
+    assert allowed(file).check.text is None
+    with settings.given(allow_scripts="true"):
+        assert any("what its script makes are numbers" in text for _, text in translate.translate(file).told.notes)
+
+
+@pytest.mark.parametrize(
+    "script, fact",
+    [
+        ({"user_script": "../user_script.py"}, "lies outside the workflow's folder"),
+        ({"user_script": "gone.py"}, "'gone.py' is no file"),
+        ({"user_script": None, "script_dir": "code"}, "user_script = None is not the name of a file"),
+    ],
+)
+def test_a_script_lies_in_the_workflows_folder(tmp_path, script, fact):
+    with pytest.raises(TargetError, match=fact):
+        allowed(written(tmp_path, encoder(STATIC, SCRIPTED | script)))
+
+
+def test_what_needs_no_script_runs_none_even_with_permission(tmp_path):
+    workflow = {"input_model": MODEL, "passes": {"m": {"type": "ModelBuilder", "user_script": "user_script.py"}}}
+    with pytest.raises(TargetError, match="is asked of a pass that runs no script"):
+        allowed(written(tmp_path, workflow))
+
+
+def test_what_is_imported_says_so_and_reads_as_the_workflow_does(tmp_path):
+    file = written(tmp_path, encoder(STATIC))
+    (tmp_path / "targets").mkdir()
+    with settings.given(allow_scripts="true"):
+        text = importing.imported(file, tmp_path / "targets" / "mine.toml")
+    assert "\nallow_scripts = true\n" in text and 'script = "../user_script.py"' in text
+    assert 'calibration = "script://mine.npz"' in text
+    read = read_target(tmp_path / "targets" / "mine.toml")  # by its own word: it is the user's
+    assert read.passes == allowed(file).passes
