@@ -172,7 +172,7 @@ def test_comments_are_the_descriptions_of_fields_also_of_those_that_are_inherite
     assert options["tokens"] == "of each sample" and "samples" not in options
     assert options["block_size"] == "values that share a scale"
     checks = comments.comments(Check)
-    assert checks["text"].startswith("a file, relative to the target's, or hf://datasets/")
+    assert checks["text"].startswith("a file, relative to the target's, hf://datasets/")
     assert checks["stride"].startswith("tokens from one window to the next")
     assert "max_kl" not in checks
 
