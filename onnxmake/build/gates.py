@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 HUB = re.compile(  # a file of a dataset, at a commit: its content never changes
     r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})/(?P<file>.+\.(?:txt|md|jsonl|parquet))"
@@ -42,6 +42,7 @@ class Check:
     max_size_mb: float | None = None
     min_decode: float | None = None  # as a multiple of the target `than`, both as `doit bench` measured them
     than: str | None = None
+    limits: dict[str, float] = field(default_factory=dict)  # of figures of [[metric]]: { min_NAME = 0.8, max_NAME = 2 }
 
     def __post_init__(self):
         if "://" in (self.text or "") and not (self.on_hub or self.made):
@@ -53,7 +54,9 @@ class Check:
             raise ValueError("window must be at least 2, and stride from 1 to window")
         if self.max_tokens < self.window:
             raise ValueError(f"max_tokens = {self.max_tokens} is less than one window of {self.window}")
-        if low := [name for name, limit in self.gates.items() if not limit >= 0]:
+        if wrong := [name for name in self.limits if name[:4] not in ("max_", "min_") or name[4:] in ("", *METRICS)]:
+            raise ValueError(f"limits: {wrong[0]} is not min_NAME or max_NAME of a figure of [[metric]]")
+        if low := [name for name, limit in self.gates.items() if not limit >= 0 and name not in self.limits]:
             raise ValueError(f"{low[0]} must not be negative")
         if high := [name for name in ("min_top1", "min_cosine") if self.gates.get(name, 0) > 1]:
             raise ValueError(f"{high[0]} is a fraction, at most 1")
@@ -79,7 +82,8 @@ class Check:
     def gates(self) -> dict[str, float]:
         """Gate -> limit, of those that are set."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name[:4] in ("max_", "min_")}
-        return {name: limit for name, limit in values.items() if limit is not None and name != "max_tokens"}
+        own = {name: limit for name, limit in values.items() if limit is not None and name != "max_tokens"}
+        return own | self.limits
 
     @property
     def settings(self) -> dict[str, int]:
@@ -109,7 +113,8 @@ def absent(check: Check, metrics: Mapping[str, float]) -> list[str]:
 def rows(check: Check, metrics: Mapping[str, float]) -> list[list[str]]:
     """Metric and value, and where it is limited the limit, and by how much it is met or missed."""
     limits, out = {metric_of(gate): gate for gate in check.gates}, []
-    for name, (label, form) in METRICS.items():
+    own = {name: (name, "{:.6g}") for name in (*metrics, *limits) if name not in METRICS}
+    for name, (label, form) in (METRICS | own).items():
         gate = limits.get(name)
         if gate is None and name not in metrics:
             continue

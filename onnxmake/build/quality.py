@@ -10,6 +10,8 @@ from typing import Any
 from onnxmake.build import closure, fetch, gates, measurements, paths, plan, results, speed, store
 from onnxmake.build.digest import digest_file
 from onnxmake.build.files import canonical_json, digest_text, read_record, write_record
+from onnxmake.build.key import digest as digest_of
+from onnxmake.build.key import known
 from onnxmake.build.settings import setting
 from onnxmake.build.target import Target
 from onnxmake.errors import OnnxmakeError, TargetError
@@ -105,8 +107,14 @@ def twin_key(target: Target, built: Mapping[str, Any]) -> dict[str, Any]:
     return {"steps": keys, "code": _code([*TWIN, f"{TABLES}.{target.device}"], "torch", "cpu")}
 
 
+def scripts_key(target: Target, built: Mapping[str, Any]) -> dict[str, Any]:
+    """All that figures of scripts depend on: files, the checkpoint by the steps' keys, and the scripts with what goes with them."""
+    found = [digest_of(known(plan.Step(use, plan.checkpoint_of(target), None))) for use in target.metrics]
+    return {"files": built["files"], "steps": [step["key"] for step in built["steps"]], "scripts": found}
+
+
 def answer(target: Target, question: str, key: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What was found for exactly this key. `question`: twin or evaluation."""
+    """What was found for exactly this key. `question`: twin, evaluation or scripts."""
     found = _record(target).get(question)
     return found if found and found["key"] == key else None
 
@@ -133,7 +141,8 @@ def metrics(target: Target, built: Mapping[str, Any]) -> dict[str, float]:
     """All that gates can limit, but decode speed: figures found with today's text, settings and code, and the size in MB."""
     found = answer(target, "evaluation", evaluation_key(target, built))
     size = sum(size for _, size in built["files"].values()) / 1e6
-    return (dict(found["metrics"]) if found else {}) | {"size_mb": size}
+    own = answer(target, "scripts", scripts_key(target, built)) if target.metrics else None
+    return {name: value for one in (found, own) if one for name, value in one["metrics"].items()} | {"size_mb": size}
 
 
 def lacking(target: Target) -> str:
@@ -147,6 +156,8 @@ def lacking(target: Target) -> str:
             return f"no twin of {target.name} was compared as it is built: {check}"
         if answer(target, "evaluation", evaluation_key(target, built)) is None:
             return f"{target.name} was not evaluated as it is built: {check}"
+        if target.metrics and answer(target, "scripts", scripts_key(target, built)) is None:
+            return f"no script has evaluated {target.name} as it is built: {check}"
         known = metrics(target, built)
         if target.check.than:
             known["decode"] = speed.ratio(target, target.check.than)

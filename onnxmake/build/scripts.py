@@ -89,7 +89,8 @@ def check(uses: Sequence["Use"], permitted: bool, text: str, where: str) -> None
     [check]."""
     made: list[str] = []
     for number, use in enumerate(uses, 1):
-        place = f"{where}: [[pass]] {number} ({use.declaration.name})"
+        place = f"{where}: {use.declaration.name} of {use.options.script}" if hasattr(use.options, "evaluate") else ""
+        place = place or f"{where}: [[pass]] {number} ({use.declaration.name})"
         script = getattr(use.options, "script", None)
         if script is not None and not (permitted or allowed()):
             raise TargetError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxmake.build import paths, scripts
 from onnxmake.build.report import say
-from onnxmake.build.target import Target
+from onnxmake.build.target import Target, Use
 
 
 def value(given: Any) -> str:
@@ -28,14 +28,16 @@ def _beside(option: str, file: Path, target: Target) -> str:
     return "" if file == paths.TEXTS / f"{option}.txt" else Path(os.path.relpath(file, target.file.parent)).as_posix()
 
 
+def _options(use: Use, target: Target) -> list[str]:
+    """Of a pass, with files as the target names them."""
+    named = {n: _beside(n, use.files[v], target) for n, v in vars(use.options).items() if v in [*use.files]}
+    named |= {n: scripts.MADE + f for n, v in vars(use.options).items() for f in use.made if v == f"checkpoint/{f}"}
+    return _lines(vars(use.options) | named | {"may_skip": use.may_skip, "memory_mb": use.memory_mb})
+
+
 def passes(target: Target) -> str:
     """The target's list of passes."""
-    blocks = []
-    for use in target.passes:
-        limits = {"may_skip": use.may_skip, "memory_mb": use.memory_mb}
-        named = {n: _beside(n, use.files[v], target) for n, v in vars(use.options).items() if v in [*use.files]}
-        named |= {n: scripts.MADE + f for n, v in vars(use.options).items() for f in use.made if v == f"checkpoint/{f}"}
-        blocks.append(["[[pass]]", *_lines({"use": use.declaration.name} | vars(use.options) | named | limits)])
+    blocks = [["[[pass]]", f'use = "{use.declaration.name}"', *_options(use, target)] for use in target.passes]
     return "\n\n".join("\n".join(block) for block in blocks)
 
 
@@ -53,10 +55,15 @@ def _search(target: Target) -> list[list[str]]:
 
 def toml(target: Target) -> str:
     """A target file that reads as `target`, with nothing left to defaults."""
-    allowed = {"allow_scripts": True} if any(hasattr(use.options, "script") for use in target.passes) else {}
+    allowed = (
+        {"allow_scripts": True}
+        if any(hasattr(use.options, "script") for use in (*target.passes, *target.metrics))
+        else {}
+    )
     blocks = [[f"# {target.description}", *_lines({"device": target.device, "unproven": target.unproven, **allowed})]]
     blocks.append(["[source]", *_lines(vars(target.source))])
     blocks.append([passes(target)])
+    blocks += [["[[metric]]", *_options(use, target)] for use in target.metrics]
     blocks.append(["[check]", *_lines(vars(target.check))])
     blocks.append(["[bench]", *_lines(vars(target.bench))])
     if stated := _lines(vars(target.release)):

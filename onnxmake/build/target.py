@@ -28,7 +28,9 @@ FORMS = {
     "search": "[search]",
     "release": "[release]",
     "pass": "[[pass]]",
+    "metric": "[[metric]]",
 }
+METRIC = "run_metric"  # the pass that a [[metric]] is
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Target:
     check: Check = Check()
     search: Search | None = None
     release: Release = Release()
+    metrics: tuple[Use, ...] = ()  # that scripts evaluate
 
 
 def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Path], tuple[str, ...]]:
@@ -130,24 +133,39 @@ def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Path
     return options, files, made
 
 
-def _use(table: dict, number: int, device: str, beside: Path, where: str) -> Use:
+def _metric(table: dict, number: int, device: str, beside: Path, where: str) -> Use:
+    """One of [[metric]], which names no pass: there is one."""
+    if "use" in table:
+        raise TargetError(
+            f"{where}: [[metric]] {number}: unknown key 'use'.", "A metric is a script's.", "Leave it out."
+        )
+    return _use({"use": METRIC} | table, number, device, beside, where, "metric")
+
+
+def _use(table: dict, number: int, device: str, beside: Path, where: str, key: str = "pass") -> Use:
+    if table.get("use") == METRIC and key == "pass":
+        raise TargetError(
+            f"{where}: [[{key}]] {number} ({METRIC}) evaluates what is built, and is no step of a build.",
+            "doit check makes it.",
+            "Write it as [[metric]], without use.",
+        )
     if not isinstance(table.get("use"), str):
         raise TargetError(
-            f'{where}: [[pass]] {number} has no use = "...".', "Each pass is named by its file.", 'Add use = "<pass>".'
+            f'{where}: [[{key}]] {number} has no use = "...".', "Each pass is named by its file.", 'Add use = "<pass>".'
         )
     options = {key: value for key, value in table.items() if key not in ("use", *RESERVED)}
-    for key, (kind, form) in RESERVED.items():
-        if key in table and type(table[key]) is not kind:
+    for name, (kind, form) in RESERVED.items():
+        if name in table and type(table[name]) is not kind:
             raise TargetError(
-                f"{where}: {key} of [[pass]] {number} is not {form}.",
+                f"{where}: {name} of [[{key}]] {number} is not {form}.",
                 "The value has the wrong type.",
-                f"Write {key} = {form.split()[0]}.",
+                f"Write {name} = {form.split()[0]}.",
             )
-    found = declaration(table["use"], f"{where}: [[pass]] {number}: ")
+    found = declaration(table["use"], f"{where}: [[{key}]] {number}: ")
     known = {f.name for f in fields(found.options)}
     if "device" in known:
         options.setdefault("device", device)
-    place = f"{where}: [[pass]] {number} ({found.name})"
+    place = f"{where}: [[{key}]] {number} ({found.name})"
     parsed, files, made = _staged(parse(found.options, options, place), beside, place)
     return Use(found, parsed, table.get("may_skip", False), table.get("memory_mb", found.memory_mb), files, made)
 
@@ -188,6 +206,7 @@ def read_target(
         "bench": dict,
         "search": dict,
         "release": dict,
+        "metric": list,
     }
     allowed: dict[str, type] = {"device": str, "unproven": bool, "allow_scripts": bool, **tables}
     for key, value in table.items():
@@ -198,7 +217,7 @@ def read_target(
                 nearest(key, {*allowed, "like"}),
             )
         if not isinstance(value, allowed[key]) or (
-            key == "pass" and not all(isinstance(entry, dict) for entry in table["pass"])
+            allowed[key] is list and not all(isinstance(entry, dict) for entry in table[key])
         ):
             form = FORMS[key]
             raise TargetError(
@@ -221,7 +240,8 @@ def read_target(
         )
     tuning.check(uses, where)
     check = _check(table.get("check", {}), file, files, where)
-    scripts.check(uses, table.get("allow_scripts", False), check.made, where)
+    metrics = tuple(_metric(t, i, head.device, file.parent, where) for i, t in enumerate(table.get("metric", []), 1))
+    scripts.check((*uses, *metrics), table.get("allow_scripts", False), check.made, where)
     return Target(
         name or file.stem,
         file,
@@ -234,6 +254,7 @@ def read_target(
         check,
         space.read(table["search"], uses, f"{where}: [search]") if "search" in table else None,
         parse(Release, table.get("release", {}), f"{where}: [release]"),
+        metrics,
     )
 
 

@@ -25,11 +25,11 @@ PADDABLE = "attention_mask"  # by which a model leaves out what fills a row up
 Row = dict[str, Any]
 
 
-def _lists(value: Any) -> Any:
+def lists(value: Any) -> Any:
     """Settings as a workflow has them: options hold tuples."""
     if isinstance(value, Mapping):
-        return {name: _lists(inner) for name, inner in value.items()}
-    return [*map(_lists, value)] if isinstance(value, tuple) else value
+        return {name: lists(inner) for name, inner in value.items()}
+    return [*map(lists, value)] if isinstance(value, tuple) else value
 
 
 def _files(settings: Row, script: Path) -> Any:
@@ -49,7 +49,7 @@ def _files(settings: Row, script: Path) -> Any:
 
 def _component(module: ModuleType, kind: str, settings: Mapping[str, Any]) -> tuple[Callable | None, str, Row]:
     """The script's function, if the component is not one of Olive's; its name; what it is called with. Raises TargetError."""
-    plain = _lists(settings)
+    plain = lists(settings)
     name = str(plain.pop("type", None) or "")
     registered = user_script.olive_names.Registry.of(kind).get(name.lower() or f"default_{kind}")
     own = registered or (None if name.lower() in OLIVES[kind] else user_script.found(module, kind, name))

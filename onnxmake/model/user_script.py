@@ -104,7 +104,7 @@ def _told(error: BaseException, script: Path) -> TargetError:
 
 def found(module: ModuleType, kind: str, name: str) -> Callable[..., Any]:
     """What the script has registered under the name, in any letters, or its function of that name. Raises TargetError."""
-    there = olive_names.Registry.of(kind)
+    there = olive_names.Registry.of(kind) if kind in olive_names.KINDS else {}
     function = there.get(name.lower()) or getattr(module, name, None)
     if not callable(function):
         known = [
@@ -113,7 +113,7 @@ def found(module: ModuleType, kind: str, name: str) -> Callable[..., Any]:
         ]
         raise TargetError(
             f"{Path(str(module.__file__)).name} has no {name!r}.",
-            f"It registers none of that name as {kind}, and has no such function.",
+            f"It has no such function{f', and registers none as {kind}' if kind in olive_names.KINDS else ''}.",
             nearest(name, known),
         )
     return function

@@ -5,6 +5,7 @@ from typing import Any
 
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
+from onnxmake.olive import scripted
 from onnxmake.olive.rules import Settings
 from onnxmake.olive.told import Refusal, Told
 from onnxmake.olive.workflow import entries, flat, known, table, wrong
@@ -46,6 +47,7 @@ STRATEGY = {
 }
 FALLS = {"percent-max-degradation": 100.0, "max-degradation": 1.0}  # of a metric, by so much at most
 TRIALS = 20
+Own = Callable[[str, str, Mapping[str, Any]], None]  # place, name and user_config of a metric that a script evaluates
 
 
 def _gate(where: str, item: str, metric: str, sub: Mapping[str, Any], note: Callable[[str], None]) -> Settings:
@@ -67,10 +69,29 @@ def _gate(where: str, item: str, metric: str, sub: Mapping[str, Any], note: Call
     return {}
 
 
-def settings(
-    where: str, evaluator: Mapping[str, Any], text: Callable[..., tuple[str | None, Settings]], told: Told
+def _scripted(
+    where: str, item: str, metric: Mapping[str, Any], config: Mapping[str, Any], own: Own, out: Settings, told: Told
 ) -> Settings:
-    """Of [check] and [bench]. Raises TargetError, Refusal."""
+    """Limits of what a script evaluates: goals that name a value."""
+    subs = entries(where, f"{item}.sub_types", metric.get("sub_types")) or [metric.get("sub_type")]
+    named = [{"name": sub} if isinstance(sub, str) else table(where, f"{item}.sub_types", sub or {}) for sub in subs]
+    for sub in named:
+        known(where, f"{item}.sub_types", sub, SUB)
+        if not str(sub.get("name")).isidentifier():
+            raise wrong(where, f"{item}.sub_types.name", sub.get("name"), "a name of letters, digits and _")
+        if sub.get("goal") and not scripted.limit(sub):
+            told.note(
+                item, f"the goal of {sub['name']} is relative to the input model, and no gate: a threshold is one"
+            )
+    own(item, named[0]["name"], config)
+    limits = {gate: value for sub in named for gate, value in scripted.limit(sub).items()}
+    return {"check.limits": out.get("check.limits", {}) | limits} if limits else {}
+
+
+def settings(
+    where: str, evaluator: Mapping[str, Any], text: Callable[..., tuple[str | None, Settings]], own: Own, told: Told
+) -> Settings:
+    """Of [check] and [bench]; `own` is told of each metric that a script evaluates. Raises TargetError, Refusal."""
     given = flat(evaluator, "type_args", where, "evaluators")
     known(where, "evaluators", given, {*KEYS, *MORE})
     if given.get("user_script") or given.get("script_dir"):
@@ -90,10 +111,9 @@ def settings(
                 f"{where}: {item}.type = {kind!r} is none that Olive has.", "A typing error.", nearest(str(kind), TYPES)
             )
         config = table(where, f"{item}.user_config", metric.get("user_config") or {})
-        if kind == "custom" or config.get("user_script"):
-            raise Refusal(
-                f"{item}: a script evaluates", "Use perplexity, or [check] of the target: KL divergence and top-1."
-            )
+        if kind == "custom" or config.get("evaluate_func"):
+            out |= _scripted(where, item, metric, config, own, out, told)
+            continue
         if kind == "accuracy" and isinstance(metric.get("data_config"), str):
             file, _ = text(metric["data_config"], end=".txt")
             out |= {"check.text": file} if file else {}

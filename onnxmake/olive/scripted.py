@@ -90,6 +90,30 @@ def from_pass(
     }
 
 
+def metric(where: str, folder: Path, model: str, item: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A [[metric]] of a metric's user_config, whose evaluate_func gives it. Raises TargetError, Refusal."""
+    script, function = script_of(where, item, config, folder), config.get("evaluate_func")
+    allow(script, "limit perplexity, or KL divergence and top-1 by [check] of the target.")
+    if not isinstance(function, str):
+        raise Refusal(
+            f"{item}: metric_func is given outputs that Olive collects",
+            "Let an evaluate_func run the model: run_session of what it is given.",
+        )
+    given = {key: config[key] for key in ("data_dir", "batch_size") if key in config}
+    arguments = _known(given | (config.get("evaluate_func_kwargs") or {}))
+    more = {"arguments": arguments} if arguments else {}
+    return {"script": script, "evaluate": function, "name": name, "model": model, **more}
+
+
+def limit(sub: Mapping[str, Any]) -> dict[str, float]:
+    """The gate that a goal is, by name: of one that says a value of its own."""
+    goal = sub.get("goal") or {}
+    if not isinstance(goal, dict) or goal.get("type") != "threshold" or type(goal.get("value")) not in (int, float):
+        return {}
+    side = "max" if sub.get("higher_is_better") is False else "min"
+    return {f"{side}_{sub['name']}": float(goal["value"])}
+
+
 def _named(made: Scripted, options: dict[str, Any]) -> str:
     made[options["output"]] = options
     return f"{scripts.MADE}{options['output']}"

@@ -1,6 +1,7 @@
 """A workflow to the table that a target file has."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,13 @@ def translate(file: Path) -> Translated:
         except Refusal as refusal:
             told.refused.append((place.item, refusal))
     measured, searched, blocks = {}, {}, []
+    metrics: list[dict[str, Any]] = []
+
+    def own(item: str, figure: str, config: Mapping[str, Any]) -> None:
+        metrics.append(scripted.metric(where, file.parent, name, item, figure, config))
+
     try:
-        measured = measures.settings(where, flow.evaluator, text, told)
+        measured = measures.settings(where, flow.evaluator, text, own, told)
         if not told.refused:
             blocks = order.ordered(settings)
         if flow.search is not None and not told.refused:
@@ -79,12 +85,14 @@ def translate(file: Path) -> Translated:
     if told.refused:
         raise Untranslated(where, told.refused)
     blocks = [*(("run_script", options) for options in made.values()), *blocks]
-    allowed = {"allow_scripts": True} if made else {}
+    allowed = {"allow_scripts": True} if made or metrics else {}
     table: dict[str, Any] = {"device": device, **allowed, "pass": [{"use": use, **options} for use, options in blocks]}
     tables = {"check": measured, "bench": measured, "search": searched}
     return Translated(
         flow,
-        table | {key: nested for key, given in tables.items() if (nested := _nested(given, key))},
+        table
+        | ({"metric": metrics} if metrics else {})
+        | {key: nested for key, given in tables.items() if (nested := _nested(given, key))},
         told,
         name,
         revision,
