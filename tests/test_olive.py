@@ -197,7 +197,7 @@ REFUSALS = [
     ),
     (
         changed(evaluator={"metrics": [{"name": "c", "type": "custom", "user_config": {"user_script": "e.py"}}]}),
-        "a script evaluates",
+        "the script e.py would run code of its own",
         "perplexity",
     ),
     (

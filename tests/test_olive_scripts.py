@@ -136,3 +136,53 @@ def test_what_is_imported_says_so_and_reads_as_the_workflow_does(tmp_path):
     assert 'calibration = "script://mine.npz"' in text
     read = read_target(tmp_path / "targets" / "mine.toml")  # by its own word: it is the user's
     assert read.passes == allowed(file).passes
+
+
+CUSTOM = {
+    "name": "accuracy",
+    "type": "custom",
+    "sub_types": [
+        {"name": "accuracy_custom", "higher_is_better": True, "goal": {"type": "threshold", "value": 0.8}},
+        {"name": "wer", "higher_is_better": False, "goal": {"type": "threshold", "value": 2}},
+        {"name": "f1", "goal": {"type": "max-degradation", "value": 0.01}},
+    ],
+    "user_config": {
+        "user_script": "user_script.py",
+        "evaluate_func": "my_rows",
+        "evaluate_func_kwargs": {"tasks": ["a"], "token": None},
+        "data_dir": "code",
+    },
+}
+
+
+def evaluated(metric: dict) -> dict:
+    return encoder(
+        {"type": "OnnxDynamicQuantization"}, evaluators={"e": {"metrics": [metric]}}, evaluator="e", data_configs=[]
+    )
+
+
+def test_a_custom_metric_is_a_script_that_a_check_asks_and_its_thresholds_are_limits(tmp_path):
+    file = written(tmp_path, evaluated(CUSTOM))
+    with pytest.raises(TargetError, match="the script user_script.py would run code of its own"):
+        read_target(file)
+    target = allowed(file)
+    (use,) = target.metrics
+    o = use.options
+    assert (o.script, o.evaluate, o.name, o.model) == (
+        "script/user_script.py", "my_rows", "accuracy_custom", "owner/encoder"
+    )  # fmt: skip
+    assert o.arguments == {"data_dir": "code", "tasks": ["a"]} and "script/code/inner.py" in use.files
+    assert target.check.limits == {"min_accuracy_custom": 0.8, "max_wer": 2.0}
+    with settings.given(allow_scripts="true"):
+        notes = dict(translate.translate(file).told.notes)
+        (tmp_path / "targets").mkdir()
+        text = importing.imported(file, tmp_path / "targets" / "mine.toml")
+    assert "the goal of f1 is relative to the input model" in notes["evaluators.metrics[0]"]
+    assert "[[metric]]\nscript" in text and read_target(tmp_path / "targets" / "mine.toml").metrics == target.metrics
+
+
+def test_a_metric_of_collected_outputs_is_refused(tmp_path):
+    config = {"user_script": "user_script.py", "metric_func": "my_rows"}
+    with pytest.raises(TargetError, match="metric_func is given outputs that Olive collects") as error:
+        allowed(written(tmp_path, evaluated(CUSTOM | {"user_config": config})))
+    assert "evaluate_func" in error.value.action

@@ -11,12 +11,14 @@ import pytest
 from builder import Builder, verbs
 from graphs import load_pass
 
-from onnxmake.build import paths, scripts, settings
+from onnxmake.build import gates, metrics, paths, quality, results, scripts, settings
+from onnxmake.build.plan import checkpoint_of, steps_of
 from onnxmake.build.show import toml
 from onnxmake.build.target import read_target
 from onnxmake.errors import TargetError, UnsupportedError
-from onnxmake.model import calibration, scripted, user_script
+from onnxmake.model import calibration, figures, scripted, user_script
 
+NAME = "tiny-int4-cpu"
 TINY = paths.TARGETS / "tiny"
 HEAD = f'# x.\ndevice = "cpu"\n[source]\npath = "{TINY}"\n'
 RUN = '[[pass]]\nuse = "run_script"\nscript = "mine.py"\noutput = "made.npz"\n'
@@ -251,7 +253,8 @@ def test_what_is_shown_reads_as_the_same_target(tmp_path):
     assert read.passes[-1].options.calibration == "checkpoint/made.npz" and read.passes[-1].made == ("made.npz",)
     again = read_target(beside(tmp_path, y__toml=toml(read)) / "y.toml")
     assert again.passes == read.passes and again.check == read.check
-    assert scripts.without(read.passes[-1]).options.calibration == "calibration.txt"
+    twins = scripts.without(read.passes[-1])
+    assert (twins.options.calibration, twins.options.samples, twins.made) == ("calibration.txt", scripts.SAMPLES, ())
 
 
 def test_a_build_runs_it_in_a_step_of_its_own_and_again_when_anything_of_it_changes(tmp_path):
@@ -269,3 +272,84 @@ def test_a_build_runs_it_in_a_step_of_its_own_and_again_when_anything_of_it_chan
     printed = builder.fail(*allowed)
     assert "helper.py, line 2: FileNotFoundError" in printed and "Traceback" not in printed
     assert "inputs.script/helper.py" in builder.run("allow_scripts=true", "why", "build:x")
+
+
+SCORE = """from olive.model import OliveModelHandler
+
+
+def score(model: OliveModelHandler, device, execution_providers, scale, missing):
+    assert (device, execution_providers, missing) == ("cpu", ["CPUExecutionProvider"], None)
+    session = model.prepare_session(inference_settings=None, device=device, execution_providers=execution_providers)
+    inputs = {"input_ids": [[1, 2, 3], [4, 5, 6]], "attention_mask": [[1, 1, 1]] * 2, "label": [0]}
+    logits = model.run_session(session, inputs)[0]
+    assert model.io_config["output_names"][0] == "logits" and logits.shape[::2] == (2, 4096)
+    return {"rows": len(logits) * scale, "finite": float(abs(logits).max() < 1e4)}
+"""
+METRIC = '[[metric]]\nscript = "score.py"\nevaluate = "score"\nname = "mine"\narguments = { scale = 2 }\n'
+LIMITS = "[check]\nlimits = { min_finite = 1, max_rows = 3 }\n"
+
+
+def test_a_script_evaluates_what_is_built_and_its_figures_are_gates(delivered, tmp_path):
+    shipped = (paths.TARGETS / f"{NAME}.toml").read_text().split("[check]")[0].replace('"tiny"', f'"{TINY}"')
+    text = "allow_scripts = true\n" + shipped + METRIC + LIMITS
+    file = beside(tmp_path, score__py=SCORE, **{f"{NAME}__toml": text}) / f"{NAME}.toml"
+    read = read_target(file)
+    found, steps = results.delivered(read), steps_of(read, checkpoint_of(read))
+    assert "rows" not in quality.metrics(read, found)
+    told = metrics.evaluate(read, steps)
+    assert told == {"rows": 4.0, "finite": 1.0}
+    quality.note(read, "scripts", quality.scripts_key(read, found), {"metrics": told})
+    known = quality.metrics(read, results.delivered(read))
+    assert known["rows"] == 4.0 and gates.missed(read.check, known) == ["max_rows"]
+    assert ["rows", "4", "at most 3", "MISSED by 1"] in gates.rows(read.check, known)
+    again = read_target(beside(tmp_path, y__toml=toml(read)) / "y.toml")
+    assert again.metrics == read.metrics and again.check == read.check
+    file.with_name("score.py").write_text(SCORE + "\n# another\n")
+    assert "rows" not in quality.metrics(read, results.delivered(read))  # figures of another script
+
+
+@pytest.mark.parametrize(
+    "returned, fact",
+    [
+        ("1.5", None),
+        ("np.float32(1.5)", None),
+        ("'high'", "score gives 'high' as mine"),
+        ("float('nan')", "score gives nan as mine"),
+        ("{'a b': 1}", "score gives 1 as a b"),
+        ("np.ones(2)", "as mine"),
+        ("{}", "score gives no figure"),
+    ],
+)
+def test_a_figure_is_a_finite_number(mine, monkeypatch, returned, fact):
+    monkeypatch.setattr(figures, "Built", lambda file: None)
+    mine.write_text(f"import numpy as np\ndef score(model):\n    return {returned}\n")
+    o = load_pass("run_metric").Options("mine.py", "score", "mine")
+    if fact is None:
+        assert figures.evaluate(o, mine, TINY, TINY) == {"mine": 1.5}
+        return
+    with pytest.raises(TargetError, match=fact):
+        figures.evaluate(o, mine, TINY, TINY)
+
+
+@pytest.mark.parametrize(
+    "text, fact",
+    [
+        (METRIC.replace("score.py", "score.txt"), "script = 'score.txt' is no Python file"),
+        (METRIC.replace('"mine"', '"my figure"'), "name = 'my figure' is not of letters"),
+        (METRIC + 'use = "export"\n', r"\[\[metric\]\] 1: unknown key 'use'"),
+        (METRIC.replace("[[metric]]", '[[pass]]\nuse = "run_metric"'), r"\[\[pass\]\] 3 \(run_metric\) evaluates what is built"),
+        ("[metric]\n", r"metric is not written as \[\[metric\]\]"),
+        ("[check]\nlimits = { kind = 1 }\n", "limits: kind is not min_NAME or max_NAME"),
+        ("[check]\nlimits = { max_kl = 1 }\n", "limits: max_kl is not min_NAME"),
+    ],
+)  # fmt: skip
+def test_a_wrong_metric_says_so(tmp_path, text, fact):
+    file = beside(tmp_path, score__py=SCORE, score__txt="", x__toml="allow_scripts = true\n" + HEAD + REST + text)
+    with pytest.raises(TargetError, match=fact):
+        read_target(file / "x.toml")
+
+
+def test_a_metric_is_a_script_that_must_be_allowed(tmp_path):
+    file = beside(tmp_path, score__py=SCORE, x__toml=HEAD + REST + METRIC)
+    with pytest.raises(TargetError, match="runs .*score.py, and no script is allowed"):
+        read_target(file / "x.toml")

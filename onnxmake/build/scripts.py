@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxmake.build.target import Use
 
 FOLDER = "script"  # where a step sees the files
+SAMPLES = 8  # of a twin's calibration, where a script says how many there are
 MEANING = "A script is a program: it runs in a step without network, which sees the checkpoint and the files beside it that it names."
 ALLOW = "Read it; then doit allow_scripts=true ..., or allow_scripts = true in a target file of yours."
 
@@ -122,6 +123,6 @@ def without(use: "Use") -> "Use":
     if not use.made:
         return use
     text = {"calibration.txt": paths.TEXTS / "calibration.txt"}
-    return replace(
-        use, options=replace(use.options, calibration="calibration.txt"), files={**use.files, **text}, made=()
-    )
+    few = {"samples": use.options.samples or SAMPLES}
+    options = replace(use.options, calibration="calibration.txt", **few)
+    return replace(use, options=options, files={**use.files, **text}, made=())

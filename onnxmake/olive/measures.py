@@ -73,7 +73,9 @@ def _scripted(
     where: str, item: str, metric: Mapping[str, Any], config: Mapping[str, Any], own: Own, out: Settings, told: Told
 ) -> Settings:
     """Limits of what a script evaluates: goals that name a value."""
-    subs = entries(where, f"{item}.sub_types", metric.get("sub_types")) or [metric.get("sub_type")]
+    subs = entries(where, f"{item}.sub_types", metric.get("sub_types")) or [
+        metric.get("sub_type") or metric.get("name")
+    ]
     named = [{"name": sub} if isinstance(sub, str) else table(where, f"{item}.sub_types", sub or {}) for sub in subs]
     for sub in named:
         known(where, f"{item}.sub_types", sub, SUB)

@@ -58,8 +58,8 @@ def from_config(
 ) -> tuple[str | None, Settings]:
     """How a reading pass names the data of a config whose parts are flat, and how much of it; the script that makes it is put into
     `made`. None for a text of data that the script itself turns into numbers. Raises TargetError, Refusal."""
+    allow(config.get("user_script"), "save what it loads as a text beside the workflow, and name that in data_files.")
     script = script_of(where, item, config, folder)
-    allow(script, "save what it loads as a text beside the workflow, and name that in data_files.")
     given = {option: _known(parts[part]) for option, part in COMPONENTS.items() if parts.get(part)}
     process = given.get("pre_process", {})
     columns = process.get("input_cols") or process.get("text_cols") or []
@@ -92,8 +92,8 @@ def from_pass(
 
 def metric(where: str, folder: Path, model: str, item: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """A [[metric]] of a metric's user_config, whose evaluate_func gives it. Raises TargetError, Refusal."""
+    allow(config.get("user_script"), "limit perplexity, or KL divergence and top-1 by [check] of the target.")
     script, function = script_of(where, item, config, folder), config.get("evaluate_func")
-    allow(script, "limit perplexity, or KL divergence and top-1 by [check] of the target.")
     if not isinstance(function, str):
         raise Refusal(
             f"{item}: metric_func is given outputs that Olive collects",
