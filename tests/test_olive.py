@@ -197,8 +197,8 @@ REFUSALS = [
     ),
     (
         changed(evaluator={"metrics": [{"name": "c", "type": "custom", "user_config": {"user_script": "e.py"}}]}),
-        "the script e.py would run code of its own",
-        "perplexity",
+        "evaluators.metrics[0]: the script e.py would run code of its own",
+        "[check]",
     ),
     (
         changed(

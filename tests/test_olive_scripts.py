@@ -49,11 +49,12 @@ def test_without_permission_each_script_is_named_with_what_allows_it(tmp_path):
     older = {"type": "OnnxQuantization", "user_script": "user_script.py", "dataloader_func": "load", "data_dir": "d"}
     workflow = encoder(STATIC)
     workflow["passes"]["o"] = older
+    workflow["evaluator"] = {"metrics": [CUSTOM]}
     with pytest.raises(TargetError) as error:
         read_target(written(tmp_path, workflow))
-    for place in ("passes.q", "passes.o.user_script", "passes.o.dataloader_func"):
+    for place in ("passes.q", "passes.o.user_script", "passes.o.dataloader_func", "evaluators.metrics[0]"):
         assert f"{place}: the script" in error.value.cause and "would run code of its own" in error.value.cause
-    assert "doit allow_scripts=true" in error.value.action and "data_files" in error.value.action
+    assert error.value.action.count("doit allow_scripts=true") == 1 and "data_files" in error.value.action
 
 
 def test_a_workflow_cannot_allow_its_own(tmp_path):

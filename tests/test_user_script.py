@@ -15,7 +15,7 @@ from onnxmake.build import gates, metrics, paths, quality, results, scripts, set
 from onnxmake.build.plan import checkpoint_of, steps_of
 from onnxmake.build.show import toml
 from onnxmake.build.target import read_target
-from onnxmake.errors import TargetError, UnsupportedError
+from onnxmake.errors import StepFailed, TargetError
 from onnxmake.model import calibration, figures, scripted, user_script
 
 NAME = "tiny-int4-cpu"
@@ -164,9 +164,7 @@ def test_it_does_not_run_where_steps_are_not_cut_off(mine, monkeypatch):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         monkeypatch.setattr(user_script, "NOWHERE", probe.getsockname())
-        with pytest.raises(
-            UnsupportedError, match="mine.py is not run: this step can reach files and network"
-        ) as error:
+        with pytest.raises(StepFailed, match="mine.py is not run: this step can reach files and network") as error:
             made(mine, load_dataset={"type": "ramp"})
     assert "runner=docker" in error.value.action
 
@@ -175,8 +173,7 @@ def test_rows_of_tokens_calibrate_layers(mine):
     file = made(mine, load_dataset={"type": "ramp", "count": 4})
     assert calibration.windows(TINY, file, 2, 6).tolist() == [[*range(5, 11)], [*range(6, 12)]]
     assert len(calibration.windows(TINY, file, 0, 8)) == 4
-    with pytest.raises(TargetError, match=r"made.npz holds input_ids\[4, 8\]"):
-        calibration.windows(TINY, file, 2, 9)
+    assert calibration.windows(TINY, file, 2, 256).shape == (2, 8)
     with pytest.raises(TargetError, match="holds 4 samples; 5 are asked for"):
         calibration.windows(TINY, file, 5, 8)
     np.savez(file, pixels=np.zeros((2, 3)))

@@ -38,7 +38,7 @@ def calibration(inputs: Sequence[ir.Value], src: Path, file: str, samples: int, 
 
 def windows(checkpoint: Path, text: Path, samples: int, tokens: int) -> np.ndarray:
     """int64 [samples, tokens]: pieces spread evenly over the text, each with what the tokenizer puts around a text; or the beginnings
-    of rows of input_ids.
+    of rows of input_ids, as long as those are.
 
     Raises TargetError where the text is too short or the model reads less at once, CheckpointError without a tokenizer.
     """
@@ -63,14 +63,14 @@ def windows(checkpoint: Path, text: Path, samples: int, tokens: int) -> np.ndarr
 
 
 def _rows_of_tokens(file: Path, samples: int, tokens: int) -> np.ndarray:
-    """The first `samples` rows of input_ids [samples, >= tokens]. Raises TargetError where there are fewer, or none."""
+    """The first `samples` rows of input_ids, of which `tokens` at most count. Raises TargetError where there are fewer, or none."""
     with np.load(file) as arrays:
         found = arrays.get("input_ids")
-    if found is None or found.ndim != 2 or found.shape[1] < tokens:
+    if found is None or found.ndim != 2:
         raise TargetError(
             f"{file.name} holds {'no ' if found is None else ''}input_ids{[] if found is None else list(found.shape)}.",
-            f"Layers are calibrated on rows of {tokens} tokens.",
-            "Give rows of as many in input_ids, or lower tokens.",
+            "Layers are calibrated on rows of tokens.",
+            "Give input_ids as [samples, tokens].",
         )
     if len(found) < samples:
         raise _too_short(f"{len(found)} samples", samples)

@@ -14,7 +14,7 @@ from onnxmake.model.scripted import lists
 
 
 def evaluate(o: Any, script: Path, checkpoint: Path, file: Path) -> dict[str, float]:
-    """Name -> figure. `o`: the options of `run_metric`. Raises TargetError, UnsupportedError."""
+    """Name -> figure. `o`: the options of `run_metric`. Raises TargetError, StepFailed, UnsupportedError."""
     module, model = user_script.load(script, checkpoint, o.model), Built(file)
     with user_script.telling(script):
         function = user_script.found(module, "metric", o.evaluate)

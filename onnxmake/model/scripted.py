@@ -84,7 +84,7 @@ def _array(value: Any) -> np.ndarray:
 
 def rows(o: Any, script: Path, checkpoint: Path) -> Iterator[Row]:
     """What the script's data has, as Olive would feed it: values by name, of one sample without a leading axis. `o`: the options of
-    the pass `run_script`. Raises TargetError, UnsupportedError."""
+    the pass `run_script`. Raises TargetError, StepFailed."""
     module = user_script.load(script, checkpoint, o.model)
     with user_script.telling(script):
         first: tuple = ()
@@ -160,7 +160,7 @@ def _arrays(found: list[Row], script: Path) -> dict[str, np.ndarray]:
 
 
 def save(o: Any, script: Path, checkpoint: Path, file: Path) -> int:
-    """Write the script's data; returns how many rows. Raises TargetError, UnsupportedError."""
+    """Write the script's data; returns how many rows. Raises TargetError, StepFailed."""
     found = [*islice(rows(o, script, checkpoint), o.samples or None)]
     if file.suffix == ".npz" and found and _texts(found[0], o.columns):
         found = _tokens(found, o, checkpoint)

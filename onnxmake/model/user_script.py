@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxmake.errors import OnnxmakeError, TargetError, UnsupportedError
+from onnxmake.errors import OnnxmakeError, StepFailed, TargetError
 from onnxmake.model import olive_names
 from onnxmake.model.nearest import nearest
 
@@ -34,10 +34,10 @@ def _cut_off() -> bool:
 def load(script: Path, checkpoint: Path, model: str) -> ModuleType:
     """The script as a module. It runs in a folder that shows the files staged with it, and the checkpoint under its name `model`.
 
-    Raises UnsupportedError where steps are not cut off, TargetError for a script that fails.
+    Raises StepFailed where steps are not cut off, TargetError for a script that fails.
     """
     if not _cut_off():
-        raise UnsupportedError(
+        raise StepFailed(
             f"{script.name} is not run: this step can reach files and network.",
             "ONNXMAKE_SANDBOX is off, or the system has no namespaces.",
             "Build where it has, or in containers: doit runner=docker ...",

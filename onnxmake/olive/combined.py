@@ -14,7 +14,7 @@ LEVELS = {0: "disabled", 1: "basic", 2: "extended", 99: "all"}  # ONNX Runtime's
 
 def script(value: Any, place: Place) -> Settings:
     if value:
-        scripted.allow(value, "write what it prepares into a file beside the workflow.")
+        scripted.allow(value)
         raise Refusal(f"{value} is asked of a pass that runs no script", "Let a data config name the script.")
     return {}
 
@@ -22,7 +22,7 @@ def script(value: Any, place: Place) -> Settings:
 def own_script(value: Any, place: Place) -> Settings:
     """Of a pass that is calibrated: dataloader_func says what is run."""
     if value:
-        scripted.allow(value, "write what it prepares into a file beside the workflow.")
+        scripted.allow(value)
     return {}
 
 

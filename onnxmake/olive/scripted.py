@@ -11,6 +11,9 @@ from onnxmake.olive.told import Refusal
 from onnxmake.olive.workflow import wrong
 
 Scripted = dict[str, dict[str, Any]]  # FILE -> options of the run_script that makes it
+INSTEAD = (
+    "Or save what it prepares as a file beside the workflow, for data_files, and let [check] limit what it evaluates."
+)
 OLDER = (
     "data_dir",
     "batch_size",
@@ -23,10 +26,10 @@ COMPONENTS = {
 }
 
 
-def allow(script: Any, instead: str) -> None:
-    """Raises Refusal where scripts may not run; `instead`: what does without."""
+def allow(script: Any) -> None:
+    """Raises Refusal where scripts may not run."""
     if not scripts.allowed():
-        raise Refusal(f"the script {script} would run code of its own", f"{scripts.ALLOW} Or: {instead}")
+        raise Refusal(f"the script {script} would run code of its own", f"{scripts.ALLOW} {INSTEAD}")
 
 
 def script_of(where: str, item: str, given: Mapping[str, Any], folder: Path) -> str:
@@ -58,7 +61,7 @@ def from_config(
 ) -> tuple[str | None, Settings]:
     """How a reading pass names the data of a config whose parts are flat, and how much of it; the script that makes it is put into
     `made`. None for a text of data that the script itself turns into numbers. Raises TargetError, Refusal."""
-    allow(config.get("user_script"), "save what it loads as a text beside the workflow, and name that in data_files.")
+    allow(config.get("user_script"))
     script = script_of(where, item, config, folder)
     given = {option: _known(parts[part]) for option, part in COMPONENTS.items() if parts.get(part)}
     process = given.get("pre_process", {})
@@ -92,11 +95,11 @@ def from_pass(
 
 def metric(where: str, folder: Path, model: str, item: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """A [[metric]] of a metric's user_config, whose evaluate_func gives it. Raises TargetError, Refusal."""
-    allow(config.get("user_script"), "limit perplexity, or KL divergence and top-1 by [check] of the target.")
+    allow(config.get("user_script"))
     script, function = script_of(where, item, config, folder), config.get("evaluate_func")
     if not isinstance(function, str):
         raise Refusal(
-            f"{item}: metric_func is given outputs that Olive collects",
+            "metric_func is given outputs that Olive collects",
             "Let an evaluate_func run the model: run_session of what it is given.",
         )
     given = {key: config[key] for key in ("data_dir", "batch_size") if key in config}

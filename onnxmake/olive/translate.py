@@ -72,7 +72,10 @@ def translate(file: Path) -> Translated:
     metrics: list[dict[str, Any]] = []
 
     def own(item: str, figure: str, config: Mapping[str, Any]) -> None:
-        metrics.append(scripted.metric(where, file.parent, name, item, figure, config))
+        try:
+            metrics.append(scripted.metric(where, file.parent, name, item, figure, config))
+        except Refusal as refusal:
+            told.refused.append((item, refusal))
 
     try:
         measured = measures.settings(where, flow.evaluator, text, own, told)
