@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxmake.build import check as checks
-from onnxmake.build import execute, key, like, measure, paths, results, settings, source, tasks, verdict
+from onnxmake.build import execute, key, like, measure, paths, results, settings, source, stages, tasks, verdict
 from onnxmake.build import plan as plans
 from onnxmake.build import runner as runners
 from onnxmake.build.answers import Built, BuiltStep, Checked, File, Measured, Planned, Run, Spread
 from onnxmake.build.gates import Check
+from onnxmake.build.naming import check_name
 from onnxmake.build.report import heard_by
 from onnxmake.build.schema import nearest, parse, plain
 from onnxmake.build.target import Bench, Release, Source, Target, Use, files_of, read_target
@@ -149,8 +150,9 @@ def _steps(named: Named, source: str | os.PathLike[str] | None) -> tuple[Target,
 
 def _check_replaced(target: Target) -> None:
     """Raise TargetError for what `dataclasses.replace` lets through and a file could not say."""
-    if target.name in ("", ".", "..") or Path(target.name).name != target.name:
-        raise TargetError(f"{target.name!r} is no name of a target.", "It names a folder in dist/.", "Choose another.")
+    check_name(target.name)
+    if not target.passes:
+        raise TargetError(f"{target.name} has no passes.", "A target needs a checkpoint and passes.", "Give it some.")
     for use in target.passes:
         where = f"{target.name}: {use.declaration.name}"
         parse(type(use.options), plain(vars(use.options)), where)
@@ -160,6 +162,7 @@ def _check_replaced(target: Target) -> None:
                 "The target was given another device than its passes have.",
                 f'Change it in a file: like = "{target.name}", device = "{target.device}".',
             )
+    stages.check(target.passes, target.name)
 
 
 def _build(target: Target, steps: list[plans.Step]) -> Built:

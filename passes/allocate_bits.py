@@ -33,7 +33,9 @@ class Options:
     symmetric: bool = True
     embeddings: Part = "same"  # "same": as a tied head, or else by what they lose
     experts: Part = "same"
-    calibration: str = ""  # a text beside the target; "": the one that comes along
+    # a text or rows beside the target, or hf://datasets/OWNER/NAME@COMMIT/FILE; "": the text that comes along
+    calibration: str = ""
+    text_template: str = ""  # of rows: "{question} {answer}"; "": the column text
     samples: int = 32
     tokens: int = 256  # of each sample
 
@@ -58,7 +60,7 @@ def run(src: Path, out: Path, o: Options) -> None:
     model, plain = (ir.load(src / "model.onnx") for _ in range(2))
     both = _layouts(model, o) if o.max_size_mb else None
     fits = within_size(*both, o.max_size_mb) if both else None  # before anything is measured: it may be impossible
-    rows = windows(src / "checkpoint", src / o.calibration, o.samples, o.tokens)
+    rows = windows(src / "checkpoint", src / o.calibration, o.text_template, o.samples, o.tokens)
     losses = measure(plain, src / "checkpoint", rows, _quantiser(o))
     fits = fits or within_average(losses, o.low_bits, o.high_bits, o.average_bits)
     chosen = allocate(losses, fits, free(*both) if both else ())

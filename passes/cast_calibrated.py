@@ -24,8 +24,10 @@ READS = CALIBRATED
 @dataclass(frozen=True)
 class Options:
     device: Device
-    # a file beside the target: text, or .npz of arrays named as inputs; "": the text that comes along
+    # a file beside the target, or hf://datasets/OWNER/NAME@COMMIT/FILE: text, rows, or .npz of arrays named as inputs; "": the text that
+    # comes along
     calibration: str = ""
+    text_template: str = ""  # of rows: "{question} {answer}"; "": the column text
     samples: int = 8
     tokens: int = 64  # of each sample of a text
 
@@ -38,7 +40,7 @@ def _computed(graph: ir.Graph) -> list[ir.Value]:
 
 def run(src: Path, out: Path, o: Options) -> None:
     model = ir.load(src / "model.onnx")
-    feeds = calibration(model.graph.inputs, src, o.calibration, o.samples, o.tokens)
+    feeds = calibration(model.graph.inputs, src, o.calibration, o.text_template, o.samples, o.tokens)
     values = _computed(model.graph)
     found = zip(values, peaks(model, _computed, o.device, src / "checkpoint", feeds))
     large = {value: peak for value, peak in found if peak > LARGEST[TYPES["fp16"]] / 2}

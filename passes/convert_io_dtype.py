@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxmake.model.io_dtype import convert
 
 ENVIRONMENT = "cpu"
+STAGE = "model"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from onnxmake.model import canonical
 from onnxmake.model.capture import capture
 
 ENVIRONMENT = "torch"
+STAGE = "export"
 MEMORY_MB = 1000  # torch and Transformers loaded, and the trace; no weights
 READS = ("checkpoint/architecture.json", "checkpoint/tensors.json")
 

@@ -18,6 +18,7 @@ RESUMES = True
 UNIT = "steps"
 MEMORY_MB = 4000
 TIMEOUT_S = 48 * 3600
+SPREAD = 16  # times what the steps read: of more data, the beginning
 READS = (
     "checkpoint/config.json",
     "checkpoint/generation_config.json?",
@@ -29,8 +30,8 @@ READS = (
 
 @dataclass(frozen=True)
 class Options:
-    data: str  # a text or a .jsonl file beside the target
-    text_template: str = ""  # of a .jsonl file's rows: "{instruction}\n{response}"; "": the column text
+    data: str  # a text or rows (.jsonl, .json, .csv) beside the target, or hf://datasets/OWNER/NAME@COMMIT/FILE
+    text_template: str = ""  # of rows: "{instruction}\n{response}"; "": the column text
     adapter: str = ""  # the name of an adapter that is chosen at run time; "": merged into the weights
     method: Literal["lora", "dora", "qlora"] = "lora"
     target_modules: tuple[str, ...] = ()  # globs of linear layers as the checkpoint names them; (): all but the head
@@ -69,7 +70,8 @@ class Options:
 
 def run(src: Path, out: Path, o: Options) -> None:
     checkpoint = src / "checkpoint"
-    rows = examples.windows(checkpoint, src / o.data, o.text_template, o.tokens)
+    most = SPREAD * o.max_steps * o.batch_size * o.accumulate
+    rows = examples.windows(checkpoint, src / o.data, o.text_template, o.tokens, most)
     model = lora.load(checkpoint, o)
     model = lora.adapted(model, lora.modules_of(model, checkpoint, o.target_modules), o)
     train(model, rows, o, src.parent / "state")

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxmake.model.fixed import fix
 
 ENVIRONMENT = "cpu"
+STAGE = "model"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from onnxmake.model.progress import progress
 from onnxmake.model.stored import FILE
 
 ENVIRONMENT = "cpu"
+STAGE = "package"
 READS = (
     "model.onnx",
     "quantized.safetensors?",

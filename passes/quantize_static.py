@@ -30,8 +30,10 @@ READS = CALIBRATED
 class Options:
     device: Device
     method: Literal["minmax", "percentile", "entropy"] = "minmax"  # encoders of text need their outliers
-    # a file beside the target: text, or .npz of arrays named as inputs; "": the text that comes along
+    # a file beside the target, or hf://datasets/OWNER/NAME@COMMIT/FILE: text, rows, or .npz of arrays named as inputs; "": the text that
+    # comes along
     calibration: str = ""
+    text_template: str = ""  # of rows: "{question} {answer}"; "": the column text
     samples: int = 32
     tokens: int = 64  # of each sample of a text
     bits: Literal[8, 7] = 8  # of weights; of 7, products do not saturate on x86 without VNNI
@@ -89,7 +91,7 @@ def _quantize(model: ir.Model, o: Options, src: Path) -> int:
         if node.op_type == "Conv":
             _without_bias(node)
     found, values = quantisable(model.graph, o.keep, ops), chosen(model.graph)
-    feeds = calibration(model.graph.inputs, src, o.calibration, o.samples, o.tokens)
+    feeds = calibration(model.graph.inputs, src, o.calibration, o.text_template, o.samples, o.tokens)
     seen = dict(zip(values, observe(model, chosen, o.device, src / "checkpoint", feeds) if values else []))
     known = [[seen[value] for value in _tensors(node)] for node in found]  # rewriting puts others in their place
     tables = {node.inputs[0] for node in found if node.op_type == "Gather"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxmake.errors import TargetError
-from onnxmake.model import scripted
+from onnxmake.model import row_files
 
 ENVIRONMENT = "script"
 TUNES = True  # what it makes lies among the checkpoint's files
@@ -47,5 +47,5 @@ def run(src: Path, out: Path, o: Options) -> None:
         raise TargetError(
             f"output = {o.output!r} is a file of the checkpoint.", "It would stand in its place.", "Name another."
         )
-    count = scripted.save(o, src / o.script, src / "checkpoint", out / o.output)
+    count = row_files.save(o, src / o.script, src / "checkpoint", out / o.output)
     print(f"{o.output}: {count} samples")

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxmake.model.surgeries import Surgery, operate
 
 ENVIRONMENT = "cpu"
+STAGE = "graph model"
 
 
 @dataclass(frozen=True)

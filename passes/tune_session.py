@@ -15,6 +15,7 @@ from onnxmake.model.lowering import Device
 from onnxmake.model.tuning import record, tried, tune
 
 ENVIRONMENT = "cpu"
+STAGE = "model"
 MACHINE = True
 MEMORY_MB = 4000
 

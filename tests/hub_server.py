@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 REPO, COMMIT = "someone/tiny", "0123456789abcdef0123456789abcdef01234567"
 API = re.compile(r"/api/(?:models|datasets)/(?P<repo>[^/]+/[^/]+)/revision/(?P<revision>[^/]+)")
+OLDER = re.compile(rf"/api/datasets/{REPO.split('/')[1]}(?P<rest>/revision/.+)")  # from when names had no owner
 RESOLVE = re.compile(r"/(?:datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
 
@@ -58,7 +59,7 @@ def sibling(name: str, data: bytes) -> dict:
 
     The blob of a large file is its pointer, so its digest says nothing about the content.
     """
-    if not name.endswith(".safetensors"):
+    if not name.endswith((".safetensors", ".parquet")):
         return {
             "rfilename": name,
             "size": len(data),
@@ -88,7 +89,9 @@ class Handler(BaseHTTPRequestHandler):
         match = API.fullmatch(path) or RESOLVE.fullmatch(path)
         asked = match.groupdict() if match else {"repo": None}
         authorization = self.headers.get("Authorization")
-        if asked["repo"] != REPO:
+        if older := OLDER.fullmatch(path):
+            self.answer(307, b"", {"Location": f"/api/datasets/{REPO}{older['rest']}"})
+        elif asked["repo"] != REPO:
             self.refuse(404, "RepoNotFound")
         elif self.hub.token and authorization != f"Bearer {self.hub.token}":
             self.refuse(401, "" if authorization else "RepoNotFound")

@@ -1,6 +1,7 @@
 """onnxmake from Python: the documented example, and that it does what doit does."""
 
 import dataclasses
+import io
 import json
 import re
 import subprocess
@@ -13,7 +14,7 @@ from builder import passes
 import onnxmake
 from onnxmake import api
 from onnxmake.build import check as checks
-from onnxmake.build import paths, report, results, settings, twin
+from onnxmake.build import paths, report, results, settings, talk, twin
 from onnxmake.errors import CheckFailed, TargetError
 
 NAME = "tiny-int4-cpu"
@@ -28,6 +29,29 @@ def python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_nothing_that_a_process_says_is_printed(capsys):
+    heard: list[str] = []
+    ends = threading.Event()
+
+    class Worker:
+        stdin, stdout = io.StringIO(), ["@onnxmake " + json.dumps({"done": 1, "total": 2}) + "\n"]
+
+        def wait(self, timeout=None):
+            ends.wait(5)
+            return 0
+
+        def end(self):
+            pass
+
+    def draw(done, total):
+        report.say(f"{done} of {total}")
+        ends.set()
+
+    with report.heard_by(heard.append):
+        talk.talk(Worker(), 5, {}, io.StringIO(), draw, print, {})
+    assert (heard, capsys.readouterr().out) == (["1 of 2"], "")
 
 
 def test_the_documented_example_runs(delivered, capsys):
@@ -71,7 +95,7 @@ def test_a_changed_target_is_planned_built_and_told_of_to_who_listens(delivered,
 
 def test_a_file_of_any_folder_may_be_like_a_shipped_target_or_one_beside_it(delivered, tmp_path, monkeypatch):
     (tmp_path / "first.toml").write_text(f'like = "{NAME}"\n')
-    (tmp_path / "own.toml").write_text(f'device = "cpu"\n[source]\npath = "."\n{passes("export")}')
+    (tmp_path / "own.toml").write_text(f'device = "cpu"\n[source]\npath = "."\n{passes("export", "package_genai")}')
     (tmp_path / "second.toml").write_text('like = "own"\n')
     monkeypatch.chdir(tmp_path)
     shipped = api.load_target(NAME)
@@ -118,8 +142,11 @@ def test_what_a_file_could_not_say_is_refused_of_an_object_too():
     use = target.passes[2]
     wrong = dataclasses.replace(use, options=dataclasses.replace(use.options, bits=5))
     for changed, expected in (
-        ({"name": "../elsewhere"}, "is no name of a target"),
-        ({"name": ""}, "is no name of a target"),
+        ({"name": "../elsewhere"}, "cannot be the name of a target"),
+        ({"name": ""}, "cannot be the name of a target"),
+        ({"name": "releases"}, "cannot be the name of a target"),
+        ({"passes": ()}, "has no passes"),
+        ({"passes": target.passes[:3]}, "no pass packages the model"),
         ({"device": "cuda"}, "device = 'cpu', and the target is for cuda"),
         ({"passes": (*target.passes[:2], wrong, *target.passes[3:])}, "quantize_rtn: bits = 5 is not one of 2, 4, 8"),
     ):

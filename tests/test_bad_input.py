@@ -118,11 +118,27 @@ def test_a_bad_target_is_refused_before_anything_is_written(tmp_path, text, mess
         ("search:tiny-int4-cpu", "tiny-int4-cpu has no [search]"),
         ("search", "doit search:NAME"),
         ("release", "doit release:NAME"),
+        ("try", "doit try:NAME"),
+        ("runner=foo", "runner=foo is none that there is"),
     ],
 )
 def test_an_unknown_target_names_what_there_is(tmp_path, asked, said):
     assert said in Builder(tmp_path).fail(asked)
     assert "dist" not in os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("group", ["build", "check", "try", "bench", "verify", "bundle", "publish", "search"])
+def test_whatever_is_asked_of_a_broken_target_the_error_is_its_own(tmp_path, group):
+    builder = Builder(tmp_path)
+    builder.target("broken", TINY, passes("exprot"))
+    assert "no pass is named 'exprot'" in builder.fail(f"{group}:broken")
+
+
+def test_a_name_with_an_equals_sign_breaks_that_target_alone(tmp_path):
+    builder = Builder(tmp_path)
+    builder.target("a=b", TINY, passes(*STEPS))
+    (line,) = (line for line in builder.run("list").splitlines() if line.startswith("a_b"))
+    assert "BROKEN" in line and "'a=b' cannot be the name of a target" in line
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,8 @@ def test_a_graph_without_products_is_refused(tmp_path, name):
 
 
 def test_windows_lie_all_over_the_text(tmp_path):
-    rows = windows(TINY, TEXT, 5, 16)
-    whole = windows(TINY, TEXT, 1, 500)[0]
+    rows = windows(TINY, TEXT, "", 5, 16)
+    whole = windows(TINY, TEXT, "", 1, 500)[0]
     assert rows.shape == (5, 16) and (rows[0] == whole[:16]).all()
     assert len({row.tobytes() for row in rows}) == 5
 

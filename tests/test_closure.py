@@ -17,7 +17,17 @@ BUILD = sorted((paths.ROOT / "onnxmake" / "build").rglob("*.py"))
 MODEL = sorted((paths.ROOT / "onnxmake" / "model").rglob("*.py"))
 SHARED = tuple(
     f"onnxmake.model.{name}"
-    for name in ("architecture", "options", "nearest", "safetensors", "schemes", "prequantized", "grouped", "groupings")
+    for name in (
+        "architecture",
+        "options",
+        "nearest",
+        "rows",
+        "safetensors",
+        "schemes",
+        "prequantized",
+        "grouped",
+        "groupings",
+    )
 )  # with the host side
 LOWERING = "onnxmake/model/lowering/"
 HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "onnxruntime_genai", "onnxscript", "numpy", "numba"}

@@ -20,7 +20,14 @@ from onnxmake.model import canonical, divergence, evaluate, feeds, similarity, t
 from onnxmake.model.session import open_session
 
 TINY = paths.TARGETS / "tiny"
-ASKED = {"text": str(TINY / "heldout.txt"), "window": 512, "stride": 512, "max_tokens": 1024, "whole": False}
+ASKED = {
+    "text": str(TINY / "heldout.txt"),
+    "template": "",
+    "window": 512,
+    "stride": 512,
+    "max_tokens": 1024,
+    "whole": False,
+}
 
 
 @dataclass

@@ -199,12 +199,13 @@ def test_rows_become_texts_by_a_template(tmp_path):
     tokenizer = examples.tokenizer_of(TINY)
     wanted = [*tokenizer.encode("one = two").ids, 0, *tokenizer.encode("{x} = y").ids, 0]
     assert rows == wanted[: len(wanted) // 2 * 2]
+    assert examples.windows(TINY, file, "{q} = {a}", 2, 2).ravel().tolist() == wanted[:4]  # of much data, the beginning
 
 
 @pytest.mark.parametrize(
     ("name", "text", "template", "said", "advice"),
     [
-        ("d.txt", "", "", "The data has 1 tokens; one window of it takes 16.", "Name a longer file"),
+        ("d.txt", "", "", "The data has 0 tokens; one window of it takes 16.", "Name a longer file"),
         ("d.jsonl", "\n", "", "The data has 0 tokens", "lower tokens"),
         ("d.jsonl", '{"text": "a"}\n{"text"\n', "", "d.jsonl, line 2: no JSON object", "Mend that line"),
         ("d.jsonl", "\n[1]\n", "", "d.jsonl, line 2: no JSON object: not an object", "Mend"),

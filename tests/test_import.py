@@ -7,7 +7,7 @@ import shlex
 import pytest
 from builder import Builder, verbs
 from hub_server import COMMIT, REPO, serve
-from workflows import WORKFLOWS
+from workflows import WORKFLOWS, flat
 
 from onnxmake.build import paths
 from onnxmake.build.target import read_target
@@ -78,11 +78,19 @@ def test_import_writes_nothing_where_something_is_wrong(builder):
     assert "is no file" in builder.fail("import", "-c", "none.json", "-o", str(out))
 
 
+def test_a_workflow_without_a_search_is_told_so(builder):
+    put(builder, ROUNDED)
+    printed = builder.fail("search:flow")
+    assert "flow has nothing to search" in printed and "flow.json -o NAME.toml says why" in printed
+
+
 def test_notes_are_comments(tmp_path):
     file = tmp_path / "flow.json"
     file.write_text(json.dumps(WORKFLOWS["tutorial: conversion and optimisation, latency, joint search"][0]))
     text = importing.imported(file, tmp_path / "flow.toml")
-    assert "# passes.conversion: graphs are of opset 21; the pass OnnxOpVersionConversion writes another.\n" in text
+    assert (
+        "# passes.conversion: graphs are of opset 21: before 20 some of their operators have no form; the pass" in text
+    )
     assert reading.read(file)[0].endswith("notes: doit import.")
 
 
@@ -95,7 +103,8 @@ def test_coverage_counts_workflows_by_pass_and_reason(tmp_path, builder):
         "vendor": {"c": {"type": "OnnxConversion"}, "q": {"type": "QNNConversion"}, "r": {"type": "QNNConversion"}},
         "wrong": {"c": {"type": "OnnxConversion", "target_opst": 1}},
     }.items():
-        (folder / f"{name}.json").write_text(json.dumps({"input_model": hub, "passes": passes}))
+        systems = {"target": "local_system", "systems": flat("QNNExecutionProvider")} if name == "vendor" else {}
+        (folder / f"{name}.json").write_text(json.dumps({"input_model": hub, "passes": passes} | systems))
     (folder / "other.json").write_text('{"name": "no workflow"}')
     (folder / "broken.json").write_text("{")
     out = tmp_path / "counts.json"
@@ -105,6 +114,10 @@ def test_coverage_counts_workflows_by_pass_and_reason(tmp_path, builder):
     assert counts["passes"]["OnnxConversion"] == {"workflows": 2, "translated": 0}
     assert counts["passes"]["ModelBuilder"] == {"workflows": 1, "translated": 1}
     assert counts["reasons"]["passes: QNNConversion: it is of Qualcomm's SDK, which is no device here"] == 1
+    assert counts["devices"] == {
+        "none named": {"workflows": 2, "translated": 1},
+        "QNNExecutionProvider": {"workflows": 1, "translated": 0},
+    }
     assert counts["files"]["deep/right.json"] == [] and "'target_opst'" in counts["files"]["deep/wrong.json"][0]
     assert "| QNNConversion" in printed and "takes a folder" in builder.fail("coverage", "-d", "none")
     assert coverage.look(folder / "other.json", "other.json") is None

@@ -32,7 +32,7 @@ EVERYTHING = {  # a table that has every key that there is
         {"use": "package_onnx"},
         {"use": "fix_shapes", "dims": {"batch": 1}, "inputs": {"ids": [1, 2]}},
     ],
-    "check": {"text": "a.txt", "window": 64, "stride": 32, "max_kl": 0.5, "min_top1": 1, "min_decode": 2, "than": "tiny-int8-cpu"},
+    "check": {"text": "a.jsonl", "text_template": "{a}", "window": 64, "stride": 32, "max_kl": 0.5, "min_top1": 1, "min_decode": 2, "than": "tiny-int8-cpu"},
     "bench": {"prompt_tokens": [8], "new_tokens": 2, "repeats": 3},
     "search": {"trials": 3, "objectives": ["kl"], "seed": 1, "quantize_rtn": {"bits": [4, 8], "block_size": {"low": 16, "high": 64}}},
     "release": {"license": "mit", "version": "1"},
@@ -51,6 +51,7 @@ BEYOND = (  # what the schema cannot know: files, other targets, other keys
     "is less than one window",
     "neither dims nor inputs are named",
     "a size is less than 1",
+    "comes before it",
 )
 
 
@@ -96,6 +97,7 @@ def changed(path: tuple, value) -> dict:
         (("check", "min_top1"), 1.5),
         (("check", "max_kl"), -0.1),
         (("check", "text"), "hf://datasets/owner/name/file.txt"),
+        (("check",), {"text_template": "{text}"}),
         (("check",), {"than": "tiny-int8-cpu"}),
         (("bench", "prompt_tokens"), [0]),
         (("bench", "repeats"), 0),

@@ -130,7 +130,14 @@ def test_an_evaluation_compares_its_embeddings_of_a_text_s_lines_with_the_unquan
     graph = store.located(read_record(pooled)["files"]["model.onnx"][0])
     (tmp_path / "text").write_text("\n".join(SENTENCES))
     given = {"model": built.dist(NAME), "graph": graph, "checkpoint": checkpoint}
-    asked = {"text": str(tmp_path / "text"), "window": 64, "stride": 64, "max_tokens": 200, "whole": False}
+    asked = {
+        "text": str(tmp_path / "text"),
+        "template": "",
+        "window": 64,
+        "stride": 64,
+        "max_tokens": 200,
+        "whole": False,
+    }
     found = evaluate.evaluate(**{name: str(path) for name, path in given.items()}, **asked)
     assert 10 < found["counted"] < len(SENTENCES) and found["of"] == "lines"
     assert found["metrics"].keys() == {"cosine", "cosine_mean"}

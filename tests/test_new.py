@@ -335,7 +335,7 @@ def test_another_target_is_replaced_by_force_only(command, capsys):
         ({"device": "cdua"}, "--device cdua is none that there is", "'cuda'"),
         ({"precision": "int3"}, "--precision int3 is none that there is", "There are fp32, fp16, bf16, int8, int4"),
         ({"method": "gtpq"}, "--method gtpq is none that there is", "'gptq'"),
-        ({"name": "a/b"}, "--name 'a/b' is no name of a target", "letters"),
+        ({"name": "a/b"}, "--name 'a/b' cannot be the name of a target", "Choose"),
         ({"build": True, "dry_run": True}, "--build and --dry-run do not go together", "Leave one away"),
     ],
 )

@@ -8,25 +8,19 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from workflows import COMMIT, MODEL, WORKFLOWS, flat
+from workflows import COMMIT, MODEL, WORKFLOWS, a_pass, changed, flat, notes_of, write
 
 from onnxmake.build import like, paths
 from onnxmake.build.declaration import declaration, pass_names
 from onnxmake.build.gates import Check
 from onnxmake.build.target import Bench, read_target, read_targets
 from onnxmake.errors import TargetError
-from onnxmake.olive import jsonc, translate
+from onnxmake.olive import jsonc
 from onnxmake.olive.mapping import ALIASES, PASSES, REFUSED
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.text()
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 COMMENTS = st.sampled_from(["", " ", '// a " quote\n', "/* two\nlines */", "/**/", "//\n", "/* // */", "\t// */\n"])
-
-
-def write(folder, workflow, name="mine.json"):
-    (folder / "some.txt").write_text("A text.\n")
-    (folder / name).write_text(workflow if isinstance(workflow, str) else json.dumps(workflow))
-    return folder / name
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
@@ -49,25 +43,62 @@ def test_evaluators_are_checks_and_bench(tmp_path):
     assert read_target(write(tmp_path, latency)).bench.repeats == 7
 
 
-def test_what_a_search_leaves_open_is_searched(tmp_path):
-    target = read_target(write(tmp_path, WORKFLOWS["alternatives with a search"][0]))
-    axes = {axis.label: axis.values for axis in target.search.axes}
-    assert axes == {"quantize_kquant.block_size": (32, 128), "quantize_kquant.symmetric": (False, True)}
-    assert target.search.settings.trials == 5
-    workflow = copy.deepcopy(WORKFLOWS["alternatives with a search"][0])
-    support = {"olive_parameter_type": "SearchParameter", "type": "Categorical", "support": [16, 64]}
-    workflow["passes"] = {"m": {"type": "ModelBuilder", "precision": "int4", "int4_block_size": support}}
-    axes = read_target(write(tmp_path, workflow)).search.axes
-    assert [(axis.label, axis.values) for axis in axes] == [("quantize_rtn.block_size", (16, 64))]
+NOTED = [
+    (changed(passes={"c": {"type": "OnnxConversion", "target_opset": 17}}), "before 20 some of their operators"),
+    (
+        changed(passes={"c": {"type": "OnnxConversion", "target_opset": 20}, "q": {"type": "OnnxDynamicQuantization"}}),
+        "before 21 some of their operators",
+    ),
+    (
+        changed(evaluator={"type": "LMEvaluator", "tasks": ["arc_easy", "mmlu", "size_on_disk"]}),
+        "arc_easy, mmlu are not run: doit check compares with the unquantised model, by perplexity",
+    ),
+    (changed(evaluator={"type": "mine", "user_script": "mine.py"}), "its script is not run: doit check"),
+    (
+        changed(evaluator={"metrics": [{"name": "c", "type": "custom", "user_config": {"user_script": "e.py"}}]}),
+        "its script is not run: doit check",
+    ),
+    (
+        changed(
+            systems={
+                "s": {
+                    "type": "LocalSystem",
+                    "accelerators": [{"execution_providers": ["CUDAExecutionProvider", "CPUExecutionProvider"]}],
+                }
+            },
+            target="s",
+        ),
+        "of 2 execution providers, the first",
+    ),
+    (changed(pass_flows=[["m"], ["m", "m"]]), "of 2, the first"),
+    (
+        changed(
+            systems=flat("CUDAExecutionProvider"), passes={"t": {"type": "OrtPerfTuning", "intra_thread_num_list": [1]}}
+        ),
+        "sessions are tuned on CPUs",
+    ),
+]
 
 
-def test_a_search_over_nothing_is_none_and_is_said(tmp_path):
-    file = write(tmp_path, WORKFLOWS["tutorial: conversion and optimisation, latency, joint search"][0])
-    assert read_target(file).search is None
-    assert (
-        "search_strategy",
-        "no option of the passes is left open: there is nothing to search",
-    ) in translate.translate(file).told.notes
+@pytest.mark.parametrize("workflow, note", NOTED, ids=[note for _, note in NOTED])
+def test_what_will_differ_is_noted(tmp_path, workflow, note):
+    assert any(note in text for text in notes_of(tmp_path, workflow))
+    assert "tune_session" not in [use.declaration.name for use in read_target(write(tmp_path, workflow)).passes]
+
+
+def test_rows_for_tuning_have_a_template(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"a": "A", "b": "B"}\n')
+    data = {
+        "name": "d",
+        "type": "HuggingfaceContainer",
+        "load_dataset_config": {"data_files": "rows.jsonl"},
+        "pre_process_data_config": {"text_template": "{a}: {b}", "max_seq_len": 64},
+    }
+    target = read_target(
+        write(tmp_path, changed(passes={"l": {"type": "lora", "train_data_config": "d"}}, data_configs=[data]))
+    )
+    options = target.passes[0].options
+    assert (options.data, options.text_template, options.tokens) == ("data.jsonl", "{a}: {b}", 64)
 
 
 def test_without_a_search_the_first_alternative_counts(tmp_path):
@@ -85,21 +116,6 @@ def test_a_local_checkpoint_lies_beside_the_workflow(tmp_path):
         {"input_model": {"type": "HfModel", "model_path": "mine"}, "passes": {"m": {"type": "OnnxConversion"}}},
     )
     assert read_target(file).source.path == "mine"
-
-
-def changed(**changes):
-    """A right workflow with some keys changed; path__key for those of the pass, None leaves one out."""
-    workflow = {
-        "input_model": copy.deepcopy(MODEL),
-        "systems": flat("CPUExecutionProvider"),
-        "target": "local_system",
-        "passes": {"m": {"type": "ModelBuilder", "precision": "int4"}},
-    } | changes
-    return {key: value for key, value in workflow.items() if value is not None}
-
-
-def a_pass(**options):
-    return changed(passes={"m": {"type": "ModelBuilder", "precision": "int4"} | options})
 
 
 WRONG = [  # what the proof asks: a misspelt pass, a misspelt key, a missing system, a wrong type, a path outside; and more
@@ -140,6 +156,7 @@ WRONG = [  # what the proof asks: a misspelt pass, a misspelt key, a missing sys
     (changed(systems=flat("CudaExecutionProvider")), "'CudaExecutionProvider' is none that Olive has", "Did you mean"),
     (changed(pass_flows=[["n"]]), "pass_flows names 'n', which is not in passes", "Valid: m"),
     (changed(search_strategy={"sampler": "tpe"}), "search_strategy without an evaluator", "Name one of evaluators"),
+    (changed(evaluator={"type": "LMEvaluatr"}), "evaluators: type = 'LMEvaluatr' is none", "'LMEvaluator'"),
     ('{"passes": {}, "passes": {}}', "'passes' stands twice in one object", "Mend that line"),
     ('{"passes": ', "mine.json is not JSON", "Mend that line"),
     ("[]", "is not a JSON object", "Name the workflow's file"),
@@ -196,9 +213,42 @@ REFUSALS = [
         "Rtn",
     ),
     (
-        changed(evaluator={"metrics": [{"name": "c", "type": "custom", "user_config": {"user_script": "e.py"}}]}),
-        "evaluators.metrics[0]: the script e.py would run code of its own",
-        "[check]",
+        changed(passes={"q": {"type": "OnnxStaticQuantization", "activation_type": "QUInt16"}}),
+        "passes.q.activation_type: activations have 8 bits",
+        "Write uint8",
+    ),
+    (
+        changed(passes={"q": {"type": "OnnxStaticQuantization", "op_types_to_quantize": ["Conv"]}}),
+        "some products are rounded, or not, by their names",
+        "Name MatMul",
+    ),
+    (
+        changed(
+            passes={"q": {"type": "OnnxQuantization", "data_config": "d"}},
+            data_configs=[{"name": "d", "user_script": "s.py"}],
+        ),
+        "the script s.py would run code of its own",
+        "doit allow_scripts=true",
+    ),
+    (
+        changed(passes={"m": {"type": "MobiusBuilder", "components_to_export": ["decoder"]}}),
+        "half a model is no target",
+        "whole",
+    ),
+    (
+        changed(builds={"d": {"components": ["decoder"], "pipeline": ["m"]}}),
+        "builds: parts of a model are built apart",
+        "one graph",
+    ),
+    (
+        changed(passes={}, evaluator={"type": "LMEvaluator"}),
+        "passes: there are none: the workflow evaluates a model",
+        "doit new",
+    ),
+    (
+        changed(input_model=MODEL | {"task": "zero-shot-image-classification"}),
+        "is of several graphs",
+        'part = "vision"',
     ),
     (
         changed(
@@ -255,11 +305,16 @@ def test_every_label_that_a_rule_gives_is_an_option():
     }
     source = "".join(
         (paths.ROOT / "onnxmake" / "olive" / f"{name}.py").read_text()
-        for name in ("mapping", "combined", "border", "training", "measures")
+        for name in ("mapping", "combined", "integers", "border", "training", "measures", "strategy")
     )
     labels = set(re.findall(r'"([a-z_]+)\.([a-z_]+)"', source))
     assert len(labels) > 30
-    for use, option in labels - {("next", "lm_head"), ("model", "onnx"), ("evaluators", "metrics")}:
+    for use, option in labels - {
+        ("next", "lm_head"),
+        ("model", "onnx"),
+        ("evaluators", "metrics"),
+        ("evaluators", "tasks"),
+    }:
         if use in here or use in pass_names():
             known = here.get(use) or {*declaration(use).options.__dataclass_fields__, "may_skip"}
             assert option in known, (use, option)

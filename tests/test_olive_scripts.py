@@ -52,7 +52,7 @@ def test_without_permission_each_script_is_named_with_what_allows_it(tmp_path):
     workflow["evaluator"] = {"metrics": [CUSTOM]}
     with pytest.raises(TargetError) as error:
         read_target(written(tmp_path, workflow))
-    for place in ("passes.q", "passes.o.user_script", "passes.o.dataloader_func", "evaluators.metrics[0]"):
+    for place in ("passes.q", "passes.o.user_script", "passes.o.dataloader_func"):
         assert f"{place}: the script" in error.value.cause and "would run code of its own" in error.value.cause
     assert error.value.action.count("doit allow_scripts=true") == 1 and "data_files" in error.value.action
 
@@ -164,8 +164,6 @@ def evaluated(metric: dict) -> dict:
 
 def test_a_custom_metric_is_a_script_that_a_check_asks_and_its_thresholds_are_limits(tmp_path):
     file = written(tmp_path, evaluated(CUSTOM))
-    with pytest.raises(TargetError, match="the script user_script.py would run code of its own"):
-        read_target(file)
     target = allowed(file)
     (use,) = target.metrics
     o = use.options
@@ -182,8 +180,61 @@ def test_a_custom_metric_is_a_script_that_a_check_asks_and_its_thresholds_are_li
     assert "[[metric]]\nscript" in text and read_target(tmp_path / "targets" / "mine.toml").metrics == target.metrics
 
 
-def test_a_metric_of_collected_outputs_is_refused(tmp_path):
+def test_without_permission_a_script_that_evaluates_is_noted_and_so_is_each_goal_that_is_no_gate_by_that(tmp_path):
+    file = written(tmp_path, evaluated(CUSTOM))
+    target = read_target(file)
+    assert not target.metrics and not target.check.limits
+    notes = [text for item, text in translate.translate(file).told.notes if item == "evaluators.metrics[0]"]
+    assert notes[0].startswith("its script is not run: doit check compares") and "doit allow_scripts=true" in notes[0]
+    assert notes[1:] == [
+        f"the goal of {name} is no gate, as its script is not run" for name in ("accuracy_custom", "wer", "f1")
+    ]
+
+
+def test_without_permission_a_metrics_data_of_a_script_are_not_made(tmp_path):
+    metric = {"name": "a", "type": "accuracy", "data_config": "mine", "sub_types": [{"name": "accuracy_score"}]}
+    quantiser = {"type": "OnnxDynamicQuantization"}
+    file = written(tmp_path, encoder(quantiser, evaluator={"metrics": [metric]}))
+    assert read_target(file).check.text is None
+    (note,) = [text for _, text in translate.translate(file).told.notes if "user_script.py" in text]
+    assert note.endswith("doit check reads the text that comes along instead")
+
+
+def test_a_metric_of_collected_outputs_is_not_run_and_its_goals_are_no_gates(tmp_path):
     config = {"user_script": "user_script.py", "metric_func": "my_rows"}
-    with pytest.raises(TargetError, match="metric_func is given outputs that Olive collects") as error:
-        allowed(written(tmp_path, evaluated(CUSTOM | {"user_config": config})))
-    assert "evaluate_func" in error.value.action
+    file = written(tmp_path, evaluated(CUSTOM | {"user_config": config}))
+    assert not allowed(file).metrics and not allowed(file).check.limits
+    with settings.given(allow_scripts="true"):
+        notes = [text for _, text in translate.translate(file).told.notes]
+    assert any("metric_func is given outputs that Olive collects. Let an evaluate_func run" in text for text in notes)
+    assert "the goal of wer is no gate, as its script is not run" in notes
+
+
+TEMPLATE = {"type": "text_generation_huggingface_pre_process", "text_template": "{q}: {a}", "max_samples": 9}
+
+
+def test_rows_that_a_template_makes_texts_of_stay_rows_for_whoever_reads_them(tmp_path):
+    config = SCRIPTED | {"pre_process_data_config": TEMPLATE}
+    metric = {"name": "a", "type": "accuracy", "data_config": "mine", "sub_types": [{"name": "accuracy_score"}]}
+    workflow = {"input_model": MODEL, "data_configs": [config], "evaluator": {"metrics": [metric]}}
+    workflow["passes"] = {
+        "l": {"type": "LoRA", "train_data_config": "mine"},
+        "g": {"type": "Gptq", "data_config": "mine"},
+    }
+    target = allowed(written(tmp_path, workflow))
+    script, tuned, *_ = target.passes
+    quantiser = next(use for use in target.passes if use.declaration.name == "quantize_gptq")
+    assert [use.declaration.name for use in target.passes].count("run_script") == 1
+    assert (tuned.options.data, tuned.options.text_template) == ("checkpoint/mine.jsonl", "{q}: {a}")
+    assert (quantiser.options.calibration, quantiser.options.text_template) == ("checkpoint/mine.jsonl", "{q}: {a}")
+    assert quantiser.options.samples == 9
+    assert (target.check.text, target.check.text_template) == ("script://mine.jsonl", "{q}: {a}")
+
+
+def test_columns_of_rows_that_are_trained_on_are_a_template_and_messages_are_refused(tmp_path):
+    workflow = {"input_model": MODEL, "data_configs": [SCRIPTED], "passes": {}}
+    workflow["passes"] = {"l": {"type": "LoRA", "train_data_config": "mine"}, "c": {"type": "OnnxConversion"}}
+    assert allowed(written(tmp_path, workflow)).passes[1].options.text_template == "{a} {b}"
+    workflow["data_configs"] = [SCRIPTED | {"pre_process_data_config": {"chat_template": True}}]
+    with pytest.raises(TargetError, match="chat_template formats messages"):
+        allowed(written(tmp_path, workflow))

@@ -108,7 +108,7 @@ def test_histograms_of_all_inputs_are_added(step_folder):
     def choice(of):
         return [n.inputs[0] for n in of if n.op_type in ("Conv", "Linear")]
 
-    feeds = [*calibration(graph.graph.inputs, step_folder, "calibration.npz", 6, 0)]
+    feeds = [*calibration(graph.graph.inputs, step_folder, "calibration.npz", "", 6, 0)]
     before = ir.to_proto(graph).SerializeToString()
     pixels, hidden = observe(graph, choice, "cpu", step_folder / "checkpoint", feeds)
     assert ir.to_proto(graph).SerializeToString() == before and len(chosen) == 2
@@ -216,7 +216,7 @@ def text_folder(tmp_path) -> Path:
 
 
 def test_a_text_is_cut_into_windows_and_what_is_left_over_is_left_out(text_folder):
-    feeds = [*calibration(text_inputs(), text_folder, "calibration.txt", 5, 8)]
+    feeds = [*calibration(text_inputs(), text_folder, "calibration.txt", "", 5, 8)]
     letters = [ord(letter) - 32 for letter in "abcdefgh"]
     for feed in feeds:
         assert feed["input_ids"].tolist() == [letters] and feed["input_ids"].dtype == np.int64
@@ -233,7 +233,7 @@ def test_special_tokens_are_in_every_window(text_folder):
     tokenizer["post_processor"] = {"type": "BertProcessing", "cls": ["!", 1], "sep": ["~", 94]}
     path.write_text(json.dumps(tokenizer))
     (text_folder / "short.txt").write_text("abcdefghijklmnop")
-    found = windows(text_folder / "checkpoint", text_folder / "short.txt", 2, 8)
+    found = windows(text_folder / "checkpoint", text_folder / "short.txt", "", 2, 8)
     assert found.tolist() == [[1, *range(65, 71), 94], [1, *range(71, 77), 94]]
 
 
@@ -252,13 +252,13 @@ def test_special_tokens_are_in_every_window(text_folder):
 )
 def test_too_little_text_and_too_long_windows_are_refused(text_folder, file, samples, tokens, error, message):
     with pytest.raises(error, match=message):
-        list(calibration(text_inputs(), text_folder, file, samples, tokens))
+        list(calibration(text_inputs(), text_folder, file, "", samples, tokens))
 
 
 def test_a_text_without_a_tokenizer_is_refused(text_folder):
     (text_folder / "checkpoint" / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"(?s)tokenizer.json is missing.*Convert it"):
-        list(calibration(text_inputs(), text_folder, "calibration.txt", 1, 8))
+        list(calibration(text_inputs(), text_folder, "calibration.txt", "", 1, 8))
 
 
 @pytest.mark.parametrize(

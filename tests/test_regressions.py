@@ -122,6 +122,8 @@ def test_a_result_of_another_device_or_of_files_that_are_not_built_says_nothing(
     assert "No release tells figures of x." in ask(measured, tmp_path / "last", capsys)
     (paths.DIST / "x" / "manifest.json").write_text(json.dumps({"files": {"model.onnx": ["2" * 64, 1]}}))
     assert ask(measured, tmp_path / "last", capsys) == "\n0 of 0 figures are worse by more than 10 %.\n"
+    with pytest.raises(CheckFailed, match="Nothing is measured as it is built"):
+        ask(measured, tmp_path / "last", capsys, fail=True)
 
 
 def test_a_damaged_result_two_of_one_target_and_no_folder_are_errors(measured, tmp_path, capsys):

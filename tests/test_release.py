@@ -205,7 +205,7 @@ def test_without_a_version_it_is_the_content_s(checked, target, monkeypatch):
     assert folder.name.startswith(f"{NAME}-") and len(folder.name) == len(NAME) + 13
 
 
-@pytest.mark.parametrize("version", ["../1", "1/2", " ", "a b"])
+@pytest.mark.parametrize("version", ["../1", "1/2", " ", "a b", "1.0.0.oci", "1.0.0.tar.zst"])
 def test_a_version_is_part_of_a_name(checked, target, version):
     with pytest.raises(TargetError, match="is none"):
         release.release([(replace(target, release=Release(version=version)), checked[0][1])])

@@ -11,10 +11,11 @@ from onnxmake.errors import TargetError
 
 COMMIT = "7ae557604adf67be50417f59c2c2f167def9a775"
 REPO = f'[source]\nrepo = "owner/model"\nrevision = "{COMMIT}"'
+EXPORT, PACKAGE = (f'[[pass]]\nuse = "{name}"' for name in ("export", "package_genai"))
 PARTS = {
     "device": 'device = "cpu"',
     "source": REPO,
-    "pass": '[[pass]]\nuse = "export"\n[[pass]]\nuse = "quantize_rtn"\nbits = 8\nblock_size = 64',
+    "pass": '[[pass]]\nuse = "export"\n[[pass]]\nuse = "quantize_rtn"\nbits = 8\nblock_size = 64\n[[pass]]\nuse = "package_genai"',
     "bench": "[bench]\nprompt_tokens = [16]\nnew_tokens = 8",
 }
 
@@ -33,8 +34,8 @@ def test_a_right_file_is_read_with_its_comment_and_with_defaults_filled_in(tmp_p
     target = read_target(write(tmp_path))
     assert (target.name, target.device, target.description) == ("mine", "cpu", "A target of the tests.")
     assert target.source == Source("owner/model", COMMIT)
-    assert [use.declaration.name for use in target.passes] == ["export", "quantize_rtn"]
-    assert [use.may_skip for use in target.passes] == [False, False]
+    assert [use.declaration.name for use in target.passes] == ["export", "quantize_rtn", "package_genai"]
+    assert [use.may_skip for use in target.passes] == [False] * 3
     options = target.passes[1].options
     assert (options.bits, options.block_size, options.symmetric) == (8, 64, True)
     assert target.bench == Bench((16,), 8, 5)
@@ -51,8 +52,11 @@ def test_bench_may_be_left_out(tmp_path):
 
 
 def test_a_pass_that_asks_for_the_device_gets_the_target_s_unless_it_names_another(tmp_path):
-    passes = '[[pass]]\nuse = "export"\n[[pass]]\nuse = "optimize"\n[[pass]]\nuse = "optimize"\ndevice = "portable"\nmay_skip = true'
-    _, first, second = read_target(write(tmp_path, **{"pass": passes})).passes
+    passes = (
+        '[[pass]]\nuse = "export"\n[[pass]]\nuse = "optimize"\n[[pass]]\nuse = "optimize"\ndevice = "portable"\nmay_skip = true\n'
+        + PACKAGE
+    )
+    _, first, second, _ = read_target(write(tmp_path, **{"pass": passes})).passes
     assert (first.options.device, second.options.device) == ("cpu", "portable")
     assert (first.may_skip, second.may_skip) == (False, True)
 
@@ -122,11 +126,11 @@ def test_a_wrong_file_is_told_file_key_what_was_expected_and_what_to_do(tmp_path
 @pytest.mark.parametrize(
     ("own", "expected"),
     [
-        ("", ("cpu", "owner/model", 2, (16,))),
-        ('device = "cuda"', ("cuda", "owner/model", 2, (16,))),
-        ("[bench]\nnew_tokens = 3", ("cpu", "owner/model", 2, (32, 256))),  # a table is taken over whole or not at all
-        ('[[pass]]\nuse = "export"', ("cpu", "owner/model", 1, (16,))),
-        (REPO.replace("owner", "another"), ("cpu", "another/model", 2, (16,))),
+        ("", ("cpu", "owner/model", 3, (16,))),
+        ('device = "cuda"', ("cuda", "owner/model", 3, (16,))),
+        ("[bench]\nnew_tokens = 3", ("cpu", "owner/model", 3, (32, 256))),  # a table is taken over whole or not at all
+        (f"{EXPORT}\n{PACKAGE}", ("cpu", "owner/model", 2, (16,))),
+        (REPO.replace("owner", "another"), ("cpu", "another/model", 3, (16,))),
     ],
 )
 def test_a_target_like_another_is_the_other_but_for_its_own_keys(tmp_path, own, expected):
@@ -153,12 +157,16 @@ def test_a_target_may_be_like_one_of_another_folder_whose_checkpoint_stays_where
         ('"mane"', "like = 'mane' is not the name of another target", "'mine'"),
         ('"wrong"', "like = 'wrong' is not the name of another target", "Valid: first, mine"),
         ("1", "like = 1 is not the name of another target", "Valid: first, mine"),
-        ('"first"', "first, which it is like, is itself like mine", 'like = "mine"'),
+        (
+            '"first"',
+            "first, which it is like, is itself like mine",
+            'like = "mine", and what first writes itself: bench',
+        ),
     ],
 )
 def test_a_wrong_like_is_told_what_would_be_right(tmp_path, like, expected, advice):
     write(tmp_path)
-    (tmp_path / "first.toml").write_text('like = "mine"')
+    (tmp_path / "first.toml").write_text('like = "mine"\n[bench]\nnew_tokens = 3')
     (tmp_path / "wrong.toml").write_text(f"like = {like}")
     with pytest.raises(TargetError) as caught:
         read_target(tmp_path / "wrong.toml")
@@ -173,6 +181,63 @@ def test_a_mistake_in_what_a_target_is_like_is_an_error_of_both(tmp_path):
     found = read_targets([tmp_path])
     assert isinstance(found["bad"], TargetError) and isinstance(found["twin"], TargetError)
     assert isinstance(found["fine"], Target)
+
+
+@pytest.mark.parametrize(
+    ("names", "said", "advice"),
+    [
+        (("export", "optimize"), "no pass packages the model", "package_onnx"),
+        (("export",), "no pass packages the model", "package_genai"),
+        (("export", "upgrade_opset"), "no pass packages the model", "package_genai"),
+        (("export", "package_genai", "package_onnx"), "3 (package_onnx) packages a graph, as [[pass]] 2", "Leave one"),
+        (
+            ("export", "export", "package_genai"),
+            "2 (export) makes a graph of the checkpoint, as [[pass]] 1",
+            "Leave one",
+        ),
+        (("export", "package_genai", "optimize"), "3 (optimize) works on a graph whose weights", "above [[pass]] 2"),
+        (
+            ("export", "optimize", "finetune", "package_genai"),
+            "3 (finetune) works on the checkpoint",
+            "above [[pass]] 2",
+        ),
+        (("export", "upgrade_opset", "package_genai"), "3 (package_genai) packages a graph, and [[pass]] 2", "above"),
+    ],
+)
+def test_passes_that_are_out_of_order_are_told_before_any_of_them_runs(tmp_path, names, said, advice):
+    (tmp_path / "words.txt").write_text("some text")
+    more = {"finetune": 'data = "words.txt"\n', "upgrade_opset": "opset = 22\n"}
+    blocks = "".join(f'[[pass]]\nuse = "{name}"\n{more.get(name, "")}' for name in names)
+    with pytest.raises(TargetError) as caught:
+        read_target(write(tmp_path, **{"pass": blocks}))
+    assert said in caught.value.fact and advice in caught.value.action and caught.value.cause
+
+
+@pytest.mark.parametrize("between", [("surgery", "package_onnx"), ("package_onnx", "surgery")])
+def test_a_surgery_is_of_a_graph_or_of_a_package(tmp_path, between):
+    named = {"surgery": 'name = "erf_to_tanh"\n'}
+    blocks = "".join(f'[[pass]]\nuse = "{name}"\n{named.get(name, "")}' for name in ("export", *between))
+    assert [use.declaration.name for use in read_target(write(tmp_path, **{"pass": blocks})).passes][1:] == [*between]
+
+
+@pytest.mark.parametrize("name", ["releases", "bundles", ".tmp", "a=b", "a:b", "-x", "a*", "v1.release"])
+def test_a_name_that_dist_or_a_command_line_has_otherwise_is_none(tmp_path, name):
+    with pytest.raises(TargetError, match="cannot be the name of a target"):
+        read_target(write(tmp_path), name=name)
+
+
+@pytest.mark.parametrize("name", ["x", "größe", "two words", "qwen2.5-0.5b_int4+x"])
+def test_other_names_are_as_good(tmp_path, name):
+    assert read_target(write(tmp_path, f"{name}.toml")).name == name
+
+
+def test_what_is_no_file_in_a_targets_folder_is_no_target(tmp_path):
+    write(tmp_path)
+    for name in ("folder.toml", "folder.json"):
+        (tmp_path / name).mkdir()
+    for name in ("dead.toml", "dead.json"):
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    assert [*read_targets([tmp_path])] == ["mine"]
 
 
 def test_what_show_prints_reads_as_the_same_target(tmp_path):
@@ -232,12 +297,12 @@ def calibrated(folder, file: str, text: str = "some text"):
     """A target in `folder` whose second pass is calibrated with `file`, which holds `text`; returns the target's file."""
     folder.mkdir(exist_ok=True)
     (folder / "words.txt").write_text(text)
-    own = f'[[pass]]\nuse = "export"\n[[pass]]\nuse = "quantize_static"\ncalibration = "{file}"'
+    own = f'[[pass]]\nuse = "export"\n[[pass]]\nuse = "quantize_static"\ncalibration = "{file}"\n{PACKAGE}'
     return write(folder, **{"pass": own})
 
 
 def test_a_calibration_file_is_relative_to_the_target_and_the_step_sees_its_staged_name(tmp_path):
-    first, second = read_target(calibrated(tmp_path, "words.txt")).passes
+    first, second, _ = read_target(calibrated(tmp_path, "words.txt")).passes
     assert (first.files, second.files) == ({}, {"calibration.txt": tmp_path / "words.txt"})
     assert (second.options.calibration, second.options.samples) == ("calibration.txt", 32)
     assert [*read_target(calibrated(tmp_path, "")).passes[1].files.values()] == [paths.TEXTS / "calibration.txt"]

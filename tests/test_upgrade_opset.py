@@ -55,6 +55,21 @@ def test_the_model_computes_the_same_in_another_version(tmp_path, opset):
     assert ir.load(tmp_path / "model.onnx").opset_imports == {"": opset, "com.microsoft": 1}
 
 
+def test_scales_in_the_weights_file_are_not_read(tmp_path):
+    """They may be links into the store, which no reader of ONNX's follows; ONNX's converter reads shapes and axes only."""
+    x = value("x", ["n", 4])
+    scale = ir.ExternalTensor(
+        "model.onnx.data", 0, 4, ir.DataType.FLOAT, shape=ir.Shape([]), name="s", base_dir=str(tmp_path / "none")
+    )
+    held = ir.Value(name="s", const_value=scale, shape=ir.Shape([]), type=ir.TensorType(ir.DataType.FLOAT))
+    rounded = node("QuantizeLinear", [x, held], ["n", 4], domain="", dtypes=(ir.DataType.UINT8,))
+    rounded.outputs[0].name = "y"
+    built = model([x], rounded.outputs, rounded)
+    built.graph.register_initializer(held)
+    built.graph.opset_imports[""] = 21
+    assert upgraded(built, 20) == 2 and operations(built) == ["QuantizeLinear"]
+
+
 def test_the_version_that_it_has_changes_nothing():
     assert upgraded(mixed(), 21) == 0
 

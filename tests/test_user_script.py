@@ -11,12 +11,15 @@ import pytest
 from builder import Builder, verbs
 from graphs import load_pass
 
-from onnxmake.build import gates, metrics, paths, quality, results, scripts, settings
+from onnxmake.build import gates, metrics, paths, quality, results, scripts, settings, store
+from onnxmake.build.digest import digest_file
+from onnxmake.build.files import write_record
 from onnxmake.build.plan import checkpoint_of, steps_of
 from onnxmake.build.show import toml
 from onnxmake.build.target import read_target
-from onnxmake.errors import StepFailed, TargetError
-from onnxmake.model import calibration, figures, scripted, user_script
+from onnxmake.errors import StepFailed, StoreError, TargetError
+from onnxmake.model import calibration, figures, row_files, user_script
+from onnxmake.model.rows import joined
 
 NAME = "tiny-int4-cpu"
 TINY = paths.TARGETS / "tiny"
@@ -24,6 +27,7 @@ HEAD = f'# x.\ndevice = "cpu"\n[source]\npath = "{TINY}"\n'
 RUN = '[[pass]]\nuse = "run_script"\nscript = "mine.py"\noutput = "made.npz"\n'
 REST = '[[pass]]\nuse = "export"\n[[pass]]\nuse = "optimize"\n'
 READS = '[[pass]]\nuse = "quantize_gptq"\ncalibration = "script://made.npz"\nsamples = 0\n'
+PACKS = '[[pass]]\nuse = "package_genai"\n'
 DATA = """import numpy as np
 
 from olive.data.registry import Registry
@@ -67,7 +71,7 @@ def mine(tmp_path, monkeypatch) -> Path:
 
 def made(script: Path, output: str = "made.npz", **options) -> Path:
     o = load_pass("run_script").Options("script/mine.py", output, **options)
-    scripted.save(o, script, TINY, script.parents[1] / output)
+    row_files.save(o, script, TINY, script.parents[1] / output)
     return script.parents[1] / output
 
 
@@ -171,16 +175,19 @@ def test_it_does_not_run_where_steps_are_not_cut_off(mine, monkeypatch):
 
 def test_rows_of_tokens_calibrate_layers(mine):
     file = made(mine, load_dataset={"type": "ramp", "count": 4})
-    assert calibration.windows(TINY, file, 2, 6).tolist() == [[*range(5, 11)], [*range(6, 12)]]
-    assert len(calibration.windows(TINY, file, 0, 8)) == 4
-    assert calibration.windows(TINY, file, 2, 256).shape == (2, 8)
+    assert calibration.windows(TINY, file, "", 2, 6).tolist() == [[*range(5, 11)], [*range(6, 12)]]
+    assert len(calibration.windows(TINY, file, "", 0, 8)) == 4
+    assert calibration.windows(TINY, file, "", 2, 256).shape == (2, 8)
     with pytest.raises(TargetError, match="holds 4 samples; 5 are asked for"):
-        calibration.windows(TINY, file, 5, 8)
+        calibration.windows(TINY, file, "", 5, 8)
+    rows = file.with_name("made.jsonl")
+    rows.write_text('{"a": "one two three four", "b": "five six seven eight"}\n' * 9)
+    assert len(calibration.windows(TINY, rows, "{a} {b}", 0, 8)) > 8
     np.savez(file, pixels=np.zeros((2, 3)))
     with pytest.raises(TargetError, match="holds no input_ids"):
-        calibration.windows(TINY, file, 1, 2)
+        calibration.windows(TINY, file, "", 1, 2)
     value = ir.Value(name="pixels", shape=ir.Shape(["batch", 3]), type=ir.TensorType(ir.DataType.FLOAT))
-    assert len([*calibration.calibration([value], mine.parents[1], "made.npz", 0, 0)]) == 2
+    assert len([*calibration.calibration([value], mine.parents[1], "made.npz", "", 0, 0)]) == 2
 
 
 def test_what_it_imports_and_names_goes_with_it_and_nothing_else(tmp_path):
@@ -209,7 +216,7 @@ def target(folder: Path, text: str) -> Path:
 
 
 def test_it_runs_by_a_word_of_the_users_own_only(tmp_path):
-    file = target(tmp_path, HEAD + RUN + REST)
+    file = target(tmp_path, HEAD + RUN + REST + PACKS)
     with pytest.raises(
         TargetError, match=r"\[\[pass\]\] 1 \(run_script\) runs .*mine.py, and no script is allowed"
     ) as error:
@@ -222,7 +229,7 @@ def test_it_runs_by_a_word_of_the_users_own_only(tmp_path):
         pytest.raises(TargetError, match="allow_scripts=yes is none that there is"),
     ):
         read_target(file)
-    file.write_text("allow_scripts = true\n" + HEAD + RUN + REST)
+    file.write_text("allow_scripts = true\n" + HEAD + RUN + REST + PACKS)
     assert read_target(file).passes[0].options.script == "script/mine.py"
 
 
@@ -235,6 +242,11 @@ def test_it_runs_by_a_word_of_the_users_own_only(tmp_path):
         (RUN.replace("made", "../made") + REST, "output = '../made.npz' is not the name"),
         (RUN.replace("mine.py", "numbers.txt") + REST, "script = 'numbers.txt' is no Python file"),
         (RUN.replace("mine", "gone") + REST, "script = 'gone.py' is no file"),
+        (REST + RUN, r"\[\[pass\]\] 3 \(run_script\) works on the checkpoint, and .* 2 \(optimize\) comes before it"),
+        (
+            RUN + '[[pass]]\nuse = "import_adapter"\nweights = "script://made.npz"\nconfig = "numbers.txt"\n',
+            "is no file",
+        ),
         (RUN + REST + '[check]\ntext = "script://gone.txt"\n', r"\[check\]: script://gone.txt is made by no pass"),
     ],
 )
@@ -246,19 +258,40 @@ def test_a_wrong_target_says_so(tmp_path, passes, fact):
 def test_what_is_shown_reads_as_the_same_target(tmp_path):
     settings_ = 'load_dataset = { type = "ramp", count = 4, names = ["a", "b"] }\n'
     text = '[check]\ntext = "script://made.npz"\n'
-    read = read_target(target(tmp_path, "allow_scripts = true\n" + HEAD + RUN + settings_ + REST + READS + text))
-    assert read.passes[-1].options.calibration == "checkpoint/made.npz" and read.passes[-1].made == ("made.npz",)
+    read = read_target(
+        target(tmp_path, "allow_scripts = true\n" + HEAD + RUN + settings_ + REST + READS + PACKS + text)
+    )
+    quantiser = read.passes[-2]
+    assert quantiser.options.calibration == "checkpoint/made.npz" and quantiser.made == ("made.npz",)
     again = read_target(beside(tmp_path, y__toml=toml(read)) / "y.toml")
     assert again.passes == read.passes and again.check == read.check
-    twins = scripts.without(read.passes[-1])
+    twins = scripts.without(quantiser)
     assert (twins.options.calibration, twins.options.samples, twins.made) == ("calibration.txt", scripts.SAMPLES, ())
+
+
+def test_rows_of_a_script_are_read_as_rows_by_a_check(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+    monkeypatch.setenv("ONNXMAKE_CACHE", str(tmp_path / "cache"))
+    text = '[check]\ntext = "script://made.jsonl"\ntext_template = "{a}"\n'
+    run = RUN.replace(".npz", ".jsonl")
+    read = read_target(target(tmp_path, "allow_scripts = true\n" + HEAD + run + REST + PACKS + text))
+    step, *_ = steps_of(read, checkpoint_of(read))
+    with pytest.raises(StoreError):  # it has not run
+        quality.text_of(read)
+    rows = beside(tmp_path, made__jsonl='{"a": "one"}\n') / "made.jsonl"
+    sha = digest_file(rows)
+    store.put(rows, sha, store.local())
+    write_record(step.manifest, {"key": "0", "files": {"made.jsonl": [sha, 13]}})
+    assert quality.text_of(read).suffix == ".jsonl" and quality.text_key(read) == sha
+    assert quality.text_name(read) == "script://made.jsonl"
+    assert joined(quality.text_of(read), read.check.text_template, 1) == "one"
 
 
 def test_a_build_runs_it_in_a_step_of_its_own_and_again_when_anything_of_it_changes(tmp_path):
     folder = tmp_path / "targets"
     folder.mkdir()
     load = 'load_dataset = { type = "ramp", count = 4 }\n'
-    target(folder, HEAD + RUN + load + REST + '[[pass]]\nuse = "quantize_rtn"\n[[pass]]\nuse = "package_genai"\n')
+    target(folder, HEAD + RUN + load + REST + '[[pass]]\nuse = "quantize_rtn"\n' + PACKS)
     builder = Builder(tmp_path / "out", settings={"ONNXMAKE_TARGETS": str(folder)})
     assert "and no script is allowed" in builder.fail("build:x")
     allowed = ("allow_scripts=true", "build:x")

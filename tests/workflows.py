@@ -1,6 +1,10 @@
 """Workflows in the forms that Olive's documentation has, and the passes that each is here."""
 
+import copy
+import json
 from typing import Any
+
+from onnxmake.olive import translate
 
 COMMIT = "7ae557604adf67be50417f59c2c2f167def9a775"
 MODEL = {"type": "HfModel", "model_path": "owner/model", "load_kwargs": {"revision": COMMIT}}
@@ -175,7 +179,12 @@ WORKFLOWS: dict[str, tuple[dict[str, Any], str, list]] = {
                 {
                     "name": "wiki",
                     "type": "HuggingfaceContainer",
-                    "load_dataset_config": {"data_name": "wikitext", "subset": "wikitext-2-raw-v1", "split": "train"},
+                    "load_dataset_config": {
+                        "data_name": "Salesforce/wikitext",
+                        "data_files": {"train": "wikitext-2-raw-v1/train-*.parquet"},
+                        "split": "train",
+                        "revision": COMMIT,
+                    },
                     "pre_process_data_config": {"max_seq_len": 512, "max_samples": 64, "add_special_tokens": False},
                 }
             ],
@@ -195,6 +204,7 @@ WORKFLOWS: dict[str, tuple[dict[str, Any], str, list]] = {
                     "symmetric": True,
                     "lm_head": "same",
                     "embeddings": "keep",
+                    "calibration": "calibration.jsonl",
                     "samples": 64,
                     "tokens": 512,
                 },
@@ -442,4 +452,111 @@ WORKFLOWS: dict[str, tuple[dict[str, Any], str, list]] = {
         "cpu",
         ["export", "optimize", ("quantize_kquant", {"block_size": 32, "symmetric": False}), "package_genai"],
     ),
+    "allocated, GPTQ, head and look-ups rounded behind it, tasks of lm-eval": (
+        {
+            "input_model": MODEL,
+            "systems": flat(CUDA, "gpu"),
+            "target": "local_system",
+            "evaluators": {"e": {"type": "LMEvaluator", "tasks": ["mmlu", "size_on_disk"], "limit": 8}},
+            "evaluator": "e",
+            "passes": {
+                "s": {"type": "SelectiveMixedPrecision", "algorithm": "kld_gradient", "ratio": 0.5, "sym": False},
+                "g": {"type": "gptq", "group_size": 32},
+                "r": {"type": "rtn", "bits": 8, "group_size": 32, "lm_head": True, "embeds": True},
+                "m": {"type": "modelbuilder", "precision": "int4", "block_size": 16},
+                "t": {"type": "GraphSurgeries", "surgeries": [{"surgeon": "TieWordEmbeddings"}]},
+            },
+        },
+        "cuda",
+        [
+            "export",
+            ("cast", {"dtype": "fp16"}),
+            "optimize",
+            ("allocate_bits", {"average_bits": 6.0, "block_size": 32, "embeddings": "keep"}),
+            ("quantize_gptq", {"bits": 4, "lm_head": "keep", "embeddings": "keep"}),
+            ("quantize_rtn", {"bits": 8, "block_size": 32, "lm_head": "same", "embeddings": "same"}),
+            "package_genai",
+        ],
+    ),
+    "genai_config.json of a converted model, at an opset": (
+        {
+            "input_model": MODEL,
+            "passes": {
+                "c": {"type": "OnnxConversion", "target_opset": 20},
+                "e": {"type": "OnnxCastChainElimination"},
+                "m": {"type": "ModelBuilder", "precision": "int4", "metadata_only": True},
+            },
+        },
+        "cpu",
+        ["export", "optimize", "package_genai", ("upgrade_opset", {"opset": 20})],
+    ),
+    "int8 in names of older workflows, scripts that time and evaluate": (
+        {
+            "input_model": MODEL
+            | {"task": "text-classification", "load_kwargs": {"revision": COMMIT, "_attn_implementation": "eager"}},
+            "systems": {"host": {"type": "LocalSystem"}, **flat(CPU, "cpu")},
+            "host": "host",
+            "target": "local_system",
+            "data_configs": [{"name": "d", "user_script": "mine.py", "load_dataset_config": {"type": "mine"}}],
+            "evaluator": {
+                "metrics": [
+                    {"name": "a", "type": "accuracy", "data_config": "d", "sub_types": [{"name": "f1_score"}]},
+                    {"name": "c", "type": "custom", "user_config": {"user_script": "mine.py"}},
+                ]
+            },
+            "passes": {
+                "c": {"type": "OnnxConversion", "config": {"target_opset": 13}},
+                "q": {
+                    "type": "OnnxDynamicQuantization",
+                    "config": {
+                        "weight_type": "QUInt8",
+                        "MatMulConstBOnly": False,
+                        "op_types_to_quantize": ["MatMul", "Gemm", "Gelu"],
+                    },
+                },
+                "p": {
+                    "type": "OrtPerfTuning",
+                    "config": {
+                        "user_script": "mine.py",
+                        "dataloader_func": "loader",
+                        "batch_size": 1,
+                        "execution_mode_list": ["ORT_SEQUENTIAL"],
+                    },
+                },
+            },
+        },
+        "cpu",
+        [
+            "export",
+            "optimize",
+            ("quantize_dynamic", {"bits": 8, "embeddings": "keep"}),
+            "package_onnx",
+            ("tune_session", {"execution": ("sequential",)}),
+        ],
+    ),
 }
+
+
+def write(folder, workflow, name="mine.json"):
+    (folder / "some.txt").write_text("A text.\n")
+    (folder / name).write_text(workflow if isinstance(workflow, str) else json.dumps(workflow))
+    return folder / name
+
+
+def changed(**changes):
+    """A right workflow with some keys changed; path__key for those of the pass, None leaves one out."""
+    workflow = {
+        "input_model": copy.deepcopy(MODEL),
+        "systems": flat("CPUExecutionProvider"),
+        "target": "local_system",
+        "passes": {"m": {"type": "ModelBuilder", "precision": "int4"}},
+    } | changes
+    return {key: value for key, value in workflow.items() if value is not None}
+
+
+def a_pass(**options):
+    return changed(passes={"m": {"type": "ModelBuilder", "precision": "int4"} | options})
+
+
+def notes_of(tmp_path, workflow):
+    return [text for _, text in translate.translate(write(tmp_path, workflow)).told.notes]

@@ -14,7 +14,7 @@ from onnxmake.build.device import tables
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 
-DECLARED = {"ENVIRONMENT", "READS", "MEMORY_MB", "GPUS", "TIMEOUT_S", "MACHINE", "TUNES", "RESUMES", "UNIT"}
+DECLARED = {"ENVIRONMENT", "READS", "MEMORY_MB", "GPUS", "TIMEOUT_S", "MACHINE", "TUNES", "RESUMES", "UNIT", "STAGE"}
 LIGHT = {"dataclasses", "typing", "onnxmake.model.options"}
 
 
@@ -36,6 +36,7 @@ class Declaration:
     tunes: bool = False  # later passes see its files as the checkpoint's
     resumes: bool = False  # goes on from what a run that was stopped has left
     unit: str = "B"  # of its progress: bytes
+    stages: tuple[str, ...] = ("graph",)  # where in a target it may be: of stages.STAGES
 
 
 def pass_names() -> list[str]:
@@ -102,4 +103,5 @@ def _declared(name: str, path: Path, text: str) -> Declaration:
         namespace.get("TUNES", False),
         namespace.get("RESUMES", False),
         namespace.get("UNIT", "B"),
+        tuple(namespace.get("STAGE", "checkpoint" if namespace.get("TUNES") else "graph").split()),
     )

@@ -34,6 +34,7 @@ def evaluate(target: Target, steps: Sequence[Step]) -> dict[str, Any]:
             "graph": str(work / "captured.onnx"),
             "checkpoint": str(view),
             "text": str(text),
+            "template": target.check.text_template,
             "window": target.check.window,
             "stride": target.check.step,
             "max_tokens": target.check.max_tokens,

@@ -55,6 +55,7 @@ def make_step(step: Step, targets: Sequence[str]) -> None:
     `targets`: names of those that want it, in whose past the reason is looked for.
     """
     key.look_again()
+    fetch.data_of(step.use)
     explained = key.explain(step)
     because = history.reasons(step, explained, targets)
     digest = key.digest(explained)

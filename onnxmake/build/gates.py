@@ -1,13 +1,11 @@
 """[check] of a target: what its built model is evaluated on, and the limits that it must keep. A gate limits the metric in its name."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
-HUB = re.compile(  # a file of a dataset, at a commit: its content never changes
-    r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})/(?P<file>.+\.(?:txt|md|jsonl|parquet))"
-)
-MADE = "script://"  # calibration, data, text = "script://FILE": what run_script has written as FILE
+from onnxmake.build.dataset import HUB, MADE, misnamed
+
 METRICS = {  # in the order of the table -> what a person reads, and how a value is written
     "perplexity": ("perplexity", "{:.3f}"),
     "perplexity_unquantised": ("perplexity, unquantised", "{:.3f}"),
@@ -29,6 +27,7 @@ class Check:
     # a file, relative to the target's, hf://datasets/OWNER/NAME@COMMIT/FILE, or script://FILE of a script; without it, the embedded
     # model's held-out text
     text: str | None = None
+    text_template: str = ""  # of rows: "{question} {answer}"; "": the column text
     window: int = 512  # tokens that the model sees at once
     stride: int | None = (
         None  # tokens from one window to the next, of which the last of each count; without it, a window
@@ -46,10 +45,9 @@ class Check:
 
     def __post_init__(self):
         if "://" in (self.text or "") and not (self.on_hub or self.made):
-            raise ValueError(
-                f"text = {self.text!r} is not of the form hf://datasets/OWNER/NAME@COMMIT/FILE,"
-                " with 40 hex digits and a .txt, .md, .jsonl or .parquet"
-            )
+            raise ValueError(f"text = {self.text!r} {misnamed(self.text or '')}")
+        if self.text_template and self.text is None:
+            raise ValueError("text_template goes with text, a file with rows")
         if not 1 <= self.step <= self.window or self.window < 2:
             raise ValueError("window must be at least 2, and stride from 1 to window")
         if self.max_tokens < self.window:
@@ -86,9 +84,10 @@ class Check:
         return own | self.limits
 
     @property
-    def settings(self) -> dict[str, int]:
+    def settings(self) -> dict[str, Any]:
         """What shapes a figure beside text and model."""
-        return {"window": self.window, "stride": self.step, "max_tokens": self.max_tokens}
+        rows = {"text_template": self.text_template} if self.text_template else {}
+        return {"window": self.window, "stride": self.step, "max_tokens": self.max_tokens} | rows
 
 
 def metric_of(gate: str) -> str:

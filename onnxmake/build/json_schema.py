@@ -15,10 +15,11 @@ from onnxmake.build.comments import comments
 from onnxmake.build.declaration import Declaration, declaration, pass_names
 from onnxmake.build.device import devices
 from onnxmake.build.gates import Check
-from onnxmake.build.limits import OF_FIELDS, OF_TABLES
+from onnxmake.build.limits import OF_FIELDS, OF_OPTIONS, OF_TABLES
 from onnxmake.build.report import say
 from onnxmake.build.schema import nearest, plain
 from onnxmake.build.space import Settings
+from onnxmake.build.stages import ONCE
 from onnxmake.build.target import METRIC, Bench, Release, Source
 from onnxmake.errors import TargetError
 
@@ -26,7 +27,11 @@ Schema = dict[str, Any]
 SIMPLE = {str: "string", int: "integer", float: "number", bool: "boolean"}
 RESERVED: dict[str, Schema] = {
     "may_skip": {"type": "boolean", "default": False, "description": "the pass may change nothing"},
-    "memory_mb": {"type": "integer", "description": "what its process may use, if not what the pass declares"},
+    "memory_mb": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "what its process may use, if not what the pass declares",
+    },
 }
 
 
@@ -75,7 +80,8 @@ def table(cls: type) -> Schema:
 
 def _pass(found: Declaration) -> Schema:
     about = found.doc.partition("\n\n")[0].replace("\n", " ")
-    keys: dict[str, Schema] = {"use": {"const": found.name, "description": about}, **_fields(found.options), **RESERVED}
+    options = {name: field | OF_OPTIONS.get(name, {}) for name, field in _fields(found.options).items()}
+    keys: dict[str, Schema] = {"use": {"const": found.name, "description": about}, **options, **RESERVED}
     needed = [name for name in _needed(found.options) if name != "device"]  # the target's, unless the pass says another
     return closed(keys, ["use", *needed], title=found.name, description=about)
 
@@ -99,6 +105,12 @@ def _searched(found: Declaration) -> Schema:
     return closed({name: _axis(option) for name, option in simple.items()}, [])
 
 
+def _once(names: list[str]) -> Schema:
+    """Of a list of passes: exactly one of these."""
+    one = {"required": ["use"], "properties": {"use": {"enum": names}}}
+    return {"contains": one, "minContains": 1, "maxContains": 1}
+
+
 def target_schema() -> Schema:
     """Of targets/NAME.toml."""
     passes = [declaration(name) for name in pass_names() if name != METRIC]
@@ -119,6 +131,7 @@ def target_schema() -> Schema:
             "minItems": 1,
             "prefixItems": [{**one, "properties": {"use": {"enum": first}}}],
             "items": one,
+            "allOf": [_once([p.name for p in passes if stage in p.stages]) for stage in ONCE],
             "description": "passes in order, from the checkpoint to the model's folder",
         },
         "check": table(Check),

@@ -82,7 +82,8 @@ def look_again() -> None:
 
 
 def known(step: Step) -> dict[str, Any]:
-    """What of the key's document is known before anything is fetched or made: all but inputs from the checkpoint and from other steps."""
+    """What of the key's document is known before anything is fetched or made: all but inputs from the checkpoint, from datasets and from
+    other steps."""
     options = vars(step.use.options)
     declared = step.use.declaration
     document = {
@@ -91,7 +92,7 @@ def known(step: Step) -> dict[str, Any]:
         "may_skip": step.use.may_skip,
         "options": plain(options),
         "code": _code(declared.path, closure.chosen(options)),
-        "inputs": {name: digest_file(file) for name, file in step.use.files.items()},
+        "inputs": {name: digest_file(file) for name, file in step.use.files.items() if name not in step.use.hub},
         "environment": {"name": declared.environment, "lock": _lock_digest(declared.environment)},
         "python": runner.python_of(declared.environment),
     }
@@ -120,7 +121,8 @@ def explain(
     if made is None:
         made = step.before.record["files"] if step.before else {}
     found = known(step)
-    return found | {"inputs": inputs_of(step, checkpoint, made) | found["inputs"]}
+    fetched = {name: digest_file(step.use.files[name]) for name in step.use.hub}
+    return found | {"inputs": inputs_of(step, checkpoint, made) | found["inputs"] | fetched}
 
 
 def short(explained: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,10 @@ def read(file: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = file.read_text("utf-8")
         return text, tomllib.loads(text)
+    except OSError as error:
+        raise TargetError(
+            f"{paths.shown(file)} cannot be read: {error.strerror}.", "", "Correct its permissions, or remove it."
+        ) from None
     except ValueError as error:
         raise TargetError(
             f"{paths.shown(file)} is not TOML: {error}.",
@@ -49,9 +53,18 @@ def description(text: str) -> str:
 def inside(folder: Path) -> dict[str, Path]:
     """The target files of a folder, name -> file: TOML, and workflows of Olive, of which one that was imported under its name is
     none; nor are release files."""
-    workflows = [f for f in sorted(folder.glob("*.json")) if any(word in f.read_bytes() for word in WORKFLOW)]
-    found = [*workflows, *sorted(folder.glob("*.toml"))]
+    files = {kind: [f for f in sorted(folder.glob(f"*.{kind}")) if f.is_file()] for kind in ("json", "toml")}
+    found = [*filter(_is_workflow, files["json"]), *files["toml"]]
     return {file.stem: file for file in found if not file.name.endswith(RELEASE)}
+
+
+def _is_workflow(file: Path) -> bool:
+    """Whether it looks like one; what cannot be read is told of when it is asked for."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return False
+    return any(word in content for word in WORKFLOW)
 
 
 def load(file: Path, files: Mapping[str, Path] | None = None, reader: Callable = read) -> tuple[str, dict[str, Any]]:
@@ -81,7 +94,7 @@ def _liked(file: Path, name: Any, files: Mapping[str, Path], reader: Callable) -
         raise TargetError(
             f"{where}: {name}, which it is like, is itself like {table['like']}.",
             ONE,
-            f'Write like = "{table["like"]}".',
+            f'Write like = "{table["like"]}", and what {name} writes itself: {", ".join(sorted({*table} - {"like"})) or "nothing"}.',
         )
     if files[name].parent == file.parent:
         return table

@@ -4,7 +4,8 @@ import dataclasses
 import re
 from typing import Any
 
-from onnxmake.build.gates import HUB, MADE, Check
+from onnxmake.build.dataset import HUB, MADE, OPTIONS
+from onnxmake.build.gates import Check
 from onnxmake.build.releases import Keys
 from onnxmake.build.space import OBJECTIVES, Settings
 from onnxmake.build.target import COMMIT, Bench, Source
@@ -12,6 +13,14 @@ from onnxmake.build.target import COMMIT, Bench, Source
 UNNAMED = re.compile(r"\?P<\w+>")  # groups have no names in the dialect of JSON Schema
 AT_LEAST_1 = {"minimum": 1}
 FRACTION = {"minimum": 0, "maximum": 1}
+FILE = {
+    "anyOf": [
+        {"not": {"pattern": "://"}},
+        {"pattern": f"^{UNNAMED.sub('', HUB.pattern)}$"},
+        {"pattern": f"^{MADE}."},
+    ]
+}
+OF_OPTIONS: dict[str, dict[str, Any]] = dict.fromkeys(OPTIONS, FILE)  # of passes, whichever
 OF_FIELDS: dict[type, dict[str, dict[str, Any]]] = {
     Source: {"revision": {"pattern": f"^{COMMIT.pattern}$"}},
     Bench: {
@@ -21,13 +30,7 @@ OF_FIELDS: dict[type, dict[str, dict[str, Any]]] = {
     },
     Check: {
         **{f.name: {"minimum": 0} for f in dataclasses.fields(Check) if f.name[:4] in ("max_", "min_")},
-        "text": {
-            "anyOf": [
-                {"not": {"pattern": "://"}},
-                {"pattern": f"^{MADE}."},
-                {"pattern": f"^{UNNAMED.sub('', HUB.pattern)}$"},
-            ]
-        },
+        "text": FILE,
         "window": {"minimum": 2},
         "stride": AT_LEAST_1,
         "max_tokens": {"minimum": 2},
@@ -44,5 +47,9 @@ OF_TABLES: dict[type, dict[str, Any]] = {
             {"required": ["path"], "not": {"anyOf": [{"required": ["repo"]}, {"required": ["revision"]}]}},
         ]
     },
-    Check: {"dependentRequired": {"min_decode": ["than"], "than": ["min_decode"]}},
+    Check: {
+        "dependentRequired": {"min_decode": ["than"], "than": ["min_decode"]},
+        "if": {"required": ["text_template"], "properties": {"text_template": {"minLength": 1}}},
+        "then": {"required": ["text"]},
+    },
 }

@@ -12,6 +12,7 @@ from onnxmake.build.commands import Command
 from onnxmake.build.decide import decide
 from onnxmake.build.device import devices, lacking
 from onnxmake.build.files import storage_errors, write_atomically
+from onnxmake.build.naming import check_name
 from onnxmake.build.origin import Origin, origin
 from onnxmake.build.plan import Plan
 from onnxmake.build.report import say
@@ -20,7 +21,6 @@ from onnxmake.build.target import Target
 from onnxmake.build.traits import shaping, traits
 from onnxmake.errors import CheckFailed, TargetError, UnsupportedError
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]*", re.IGNORECASE)
 USAGE = "doit new -m OWNER/NAME --device cpu --precision int4, or -m FOLDER; doit help new has all options."
 
 
@@ -88,12 +88,8 @@ def _understood(params: Mapping[str, Any], arguments: list[str]) -> None:
             "A typing error.",
             nearest(params["device"], devices()),
         )
-    if params["name"] and not NAME.fullmatch(params["name"]):
-        raise TargetError(
-            f"--name {params['name']!r} is no name of a target.",
-            "It becomes the name of a file and of a folder.",
-            "Use letters, digits, dots, dashes and underscores.",
-        )
+    if params["name"]:
+        check_name(params["name"], "--name ")
     if params["build"] and params["dry_run"]:
         raise TargetError(
             "--build and --dry-run do not go together.", "Nothing is written to build.", "Leave one away."
@@ -108,7 +104,7 @@ def _name(found: Origin, precision: str, device: str) -> str:
 def _place(plan: Plan, name: str) -> Path:
     """The file of the target: where one of that name is, or in the first folder of ONNXMAKE_TARGETS, or targets/."""
     if name in plan.targets:
-        return plan.targets[name][0].file
+        return plan.targets[name][0].file.with_suffix(".toml")  # which wins over a workflow of that name
     return [*paths.target_folders()[1:], paths.TARGETS][0] / f"{name}.toml"
 
 

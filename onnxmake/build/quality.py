@@ -35,10 +35,10 @@ def _record(target: Target) -> Mapping[str, Any]:
 
 
 def text_of(target: Target) -> Path:
-    """The text that the target is evaluated on, fetched if it is the hub's. Raises TargetError, SourceError."""
+    """The text, or rows, that the target is evaluated on, fetched if it is the hub's. Raises TargetError, SourceError."""
     named = target.check.text
     if target.check.on_hub:
-        return fetch.fetch_text(named)
+        return fetch.fetch_data(named, target.check.text_template)
     if target.check.made:
         return _made(target, target.check.made)
     file = HELDOUT if named is None else target.file.parent / named
@@ -52,23 +52,25 @@ def text_of(target: Target) -> Path:
 
 
 def _made(target: Target, name: str) -> Path:
-    """The file that a script of the target's has made. Raises StoreError where that step is not done, TargetError where its file is gone."""
+    """The file that a script of the target's has made, under its name. Raises StoreError where that step is not done, ObjectLost where its
+    file is gone."""
     steps = plan.steps_of(target, plan.checkpoint_of(target, setting("source")))
-    (digest,) = (s.record["files"][name][0] for s in steps if getattr(s.use.options, "output", None) == name)
-    found = store.located(digest)
-    if found is None:
-        raise TargetError(f"{gates.MADE}{name} is not in the store.", "It was removed.", f"doit build:{target.name}")
-    return found
+    (entry,) = (s.record["files"][name] for s in steps if getattr(s.use.options, "output", None) == name)
+    place = paths.BUILD / "data" / entry[0][:16] / name
+    if not place.is_file():
+        store.lay_out({name: entry}, place.parent, link=True)
+    return place
 
 
 def text_key(target: Target) -> str:
-    """What stands for the text's content: a commit's file never changes. Raises TargetError."""
+    """What stands for the text's content: a commit's file never changes. Raises TargetError, StoreError."""
     return str(target.check.text) if target.check.on_hub else digest_file(text_of(target))
 
 
 def text_name(target: Target) -> str:
     """The text as a person knows it."""
-    return str(target.check.text) if target.check.on_hub else paths.shown(text_of(target))
+    named = target.check.on_hub or target.check.made
+    return str(target.check.text) if named else paths.shown(text_of(target))
 
 
 def semantic(names: Iterable[str]) -> int:

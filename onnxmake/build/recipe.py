@@ -3,20 +3,23 @@
 Equal recipes give equal results. Other ones may, too: a step that gives the same bytes after a change of its code is known by running it only.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onnxmake.build import closure, key, source
+from onnxmake.build import closure, dataset, key, source
 from onnxmake.build.files import canonical_json, digest_text
 from onnxmake.build.plan import Step
 from onnxmake.build.source import Checkpoint
+from onnxmake.build.target import Use
 
 DESCRIBES = ("onnxmake.build.source",)  # the code that says which files a checkpoint has, and derives some
 
 
-def of_step(document: Mapping[str, Any], files: Container[str]) -> dict[str, Any]:
-    """A key's document without inputs that come from the checkpoint or another step; `files` are those that its options name."""
-    return key.short(document) | {"inputs": {name: sha for name, sha in document["inputs"].items() if name in files}}
+def of_step(document: Mapping[str, Any], use: Use) -> dict[str, Any]:
+    """A key's document without inputs that come from the checkpoint or another step; those of datasets by their names."""
+    own = use.files.keys() - use.hub
+    inputs = {name: sha for name, sha in document["inputs"].items() if name in own}
+    return key.short(document) | {"inputs": inputs} | dataset.in_recipe(use.hub)
 
 
 def of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -32,7 +35,7 @@ def of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def of(targets: Mapping[str, Sequence[Step]]) -> dict[str, Any]:
     """Of targets of one checkpoint, by name, with their steps as they are now. Raises as `of_checkpoint`."""
-    known = {name: [of_step(key.known(step), step.use.files) for step in steps] for name, steps in targets.items()}
+    known = {name: [of_step(key.known(step), step.use) for step in steps] for name, steps in targets.items()}
     return {"origin": of_checkpoint(next(iter(targets.values()))[0].checkpoint), "steps": known}
 
 

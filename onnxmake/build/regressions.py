@@ -137,6 +137,8 @@ class Regressions(Command):
         say(f"\n{len(worse)} of {len(found)} figures are worse by more than {params['tolerance']:g} %.")
         if unknown:
             say(f"No release tells figures of {', '.join(unknown)}.")
+        if params["fail"] and not (found or unknown):
+            raise CheckFailed("Nothing is measured as it is built.", "doit bench did not run, or failed.", "doit bench")
         if worse and params["fail"]:
             raise CheckFailed(
                 f"{worse[0].target} is worse than its last release: {worse[0].figure} {' -> '.join(worse[0].cells[3:5])}.",

@@ -60,14 +60,9 @@ def tries(plan: Plan) -> Iterator[Task]:
         },
     ]
     for name, (target, _) in plan.targets.items() if _asked("try") else ():
-        yield task(
-            name,
-            "generate text with the built model",
-            measure.generate,
-            target,
-            task_dep=[f"build:{name}"],
-            params=params,
-        )
+        doc = "generate text with the built model"
+        made = task(name, doc, measure.generate, target, task_dep=[f"build:{name}"], params=params)
+        yield _named(made, f"try:{name}")
 
 
 def _alone(made: Task, group: str) -> Task:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxmake.build import paths, settings
+from onnxmake.build.dataset import MADE
 from onnxmake.build.digest import digest_file
-from onnxmake.build.gates import MADE
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 

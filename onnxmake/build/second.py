@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from onnxmake.build import engine, environment, history, locks, paths, runner
+from onnxmake.build import engine, environment, fetch, history, locks, paths, runner
 from onnxmake.build.files import open_log, storage_errors
 from onnxmake.build.plan import Step
 from onnxmake.build.process import THREADS
@@ -91,6 +91,7 @@ def _around(work: Path, chosen: str) -> dict[str, str]:
         "ONNXMAKE_RUNNER": chosen,
         "ONNXMAKE_TARGETS": os.pathsep.join(map(str, paths.target_folders()[1:])),
         "PYTHONUSERBASE": site.getuserbase(),  # doit may be installed there, which HOME would move
+        "HF_HOME": str(fetch.hub_home()),  # what was fetched is read where it is
     }
     return kept | named | folders | also | ({"DOCKER_HOST": engine.address()} if engine.address() else {})
 

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import paths, scripts
+from onnxmake.build import paths
+from onnxmake.build.dataset import MADE
 from onnxmake.build.report import say
 from onnxmake.build.target import Target, Use
 
@@ -30,8 +31,12 @@ def _beside(option: str, file: Path, target: Target) -> str:
 
 def _options(use: Use, target: Target) -> list[str]:
     """Of a pass, with files as the target names them."""
-    named = {n: _beside(n, use.files[v], target) for n, v in vars(use.options).items() if v in [*use.files]}
-    named |= {n: scripts.MADE + f for n, v in vars(use.options).items() for f in use.made if v == f"checkpoint/{f}"}
+    named = {}
+    for name, given in vars(use.options).items():
+        if given in [*use.files]:
+            named[name] = use.hub.get(given) or _beside(name, use.files[given], target)
+        elif given in [f"checkpoint/{file}" for file in use.made]:
+            named[name] = MADE + given.removeprefix("checkpoint/")
     return _lines(vars(use.options) | named | {"may_skip": use.may_skip, "memory_mb": use.memory_mb})
 
 

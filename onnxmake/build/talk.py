@@ -1,6 +1,7 @@
 """The talk between a build and the process that does its work: one action as a line of JSON, messages and log lines back."""
 
 import contextlib
+import contextvars
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -48,7 +49,7 @@ def talk(
                 draw(message["done"], message["total"])
             heard.update(message)
 
-    listener = threading.Thread(target=listen, daemon=True)
+    listener = threading.Thread(target=contextvars.copy_context().run, args=(listen,), daemon=True)
     listener.start()
     try:
         with contextlib.suppress(ConnectionError):  # it ended before it read: its exit code and log say why

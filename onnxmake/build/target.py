@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxmake.build import like, paths, scripts, space, tuning
+from onnxmake.build import dataset, like, paths, scripts, space, stages, tuning
 from onnxmake.build.declaration import Declaration, declaration
 from onnxmake.build.device import devices
 from onnxmake.build.gates import Check
+from onnxmake.build.naming import check_name
 from onnxmake.build.schema import nearest, parse
 from onnxmake.build.space import Search
 from onnxmake.errors import TargetError
@@ -84,7 +85,10 @@ class Use:
     files: Mapping[str, Path] = field(
         default_factory=dict
     )  # that its options name: as the step sees each -> where it is
-    made: tuple[str, ...] = ()  # files that its options name and a script before it makes
+    hub: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of those, what is a dataset's: as the step sees it -> its name
+    made: tuple[str, ...] = ()  # files that its options name, too, and that a script before it makes
 
 
 @dataclass(frozen=True)
@@ -105,32 +109,38 @@ class Target:
     metrics: tuple[Use, ...] = ()  # that scripts evaluate
 
 
-def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Path], tuple[str, ...]]:
-    """Options with the files that they name as a step sees them, and where those are: relative to the target file or, for an
-    empty name, the text that comes with the program; and those that a script has yet to make."""
+def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Any]]:
+    """Options with the files that they name as a step sees them, and `files`, `hub` and `made` of a Use: where those are, relative to
+    the target file or, for an empty name, the text that comes with the program; which are to be fetched; which a script has yet to
+    make."""
     files: dict[str, Path] = {}
+    hub: dict[str, str] = {}
     made: tuple[str, ...] = ()
     for name in (f.name for f in fields(options) if f.name in like.FILES):
         value = getattr(options, name)
-        if value.startswith(scripts.MADE):
-            made += (value.removeprefix(scripts.MADE),)
+        if value.startswith(dataset.MADE) and name in dataset.OPTIONS:
+            made += (value.removeprefix(dataset.MADE),)
             options = replace(options, **{name: f"checkpoint/{made[-1]}"})
             continue
         path = (beside / value).resolve() if value else paths.TEXTS / f"{name}.txt"
-        if not path.is_file():
+        if "://" in value and name in dataset.OPTIONS:
+            dataset.check(where, name, value)
+            path = dataset.place(value)
+            hub[name + path.suffix] = value
+        elif not path.is_file():
             raise TargetError(
                 f"{where}: {name} = {value!r} is no file.",
                 f"Files are looked for beside the target: {paths.shown(path)}.",
                 "Correct the name.",
             )
-        staged = f"{scripts.FOLDER}/{path.name}" if name == "script" else name + path.suffix
-        files |= (
-            scripts.beside(path, [v for v in vars(options).values() if isinstance(v, dict)])
-            if name == "script"
-            else {staged: path}
-        )
+        staged = name + path.suffix
+        if name == "script":
+            staged = f"{scripts.FOLDER}/{path.name}"
+            files |= scripts.beside(path, [v for v in vars(options).values() if isinstance(v, dict)])
+        else:
+            files[staged] = path
         options = replace(options, **{name: staged})
-    return options, files, made
+    return options, {"files": files, "hub": hub, "made": made}
 
 
 def _metric(table: dict, number: int, device: str, beside: Path, where: str) -> Use:
@@ -155,10 +165,10 @@ def _use(table: dict, number: int, device: str, beside: Path, where: str, key: s
         )
     options = {key: value for key, value in table.items() if key not in ("use", *RESERVED)}
     for name, (kind, form) in RESERVED.items():
-        if name in table and type(table[name]) is not kind:
+        if name in table and (type(table[name]) is not kind or (kind is int and table[name] < 1)):
             raise TargetError(
                 f"{where}: {name} of [[{key}]] {number} is not {form}.",
-                "The value has the wrong type.",
+                "The value has the wrong type, or is out of range.",
                 f"Write {name} = {form.split()[0]}.",
             )
     found = declaration(table["use"], f"{where}: [[{key}]] {number}: ")
@@ -166,8 +176,8 @@ def _use(table: dict, number: int, device: str, beside: Path, where: str, key: s
     if "device" in known:
         options.setdefault("device", device)
     place = f"{where}: [[{key}]] {number} ({found.name})"
-    parsed, files, made = _staged(parse(found.options, options, place), beside, place)
-    return Use(found, parsed, table.get("may_skip", False), table.get("memory_mb", found.memory_mb), files, made)
+    parsed, named = _staged(parse(found.options, options, place), beside, place)
+    return Use(found, parsed, table.get("may_skip", False), table.get("memory_mb", found.memory_mb), **named)
 
 
 def _check(table: dict, file: Path, files: Mapping[str, Path] | None, where: str) -> Check:
@@ -198,6 +208,7 @@ def read_target(
     Raises TargetError with file, key, what was expected and the nearest valid name.
     """
     where = paths.shown(file)
+    name = check_name(name or file.stem, f"{where}: ")
     text, table = like.load(file, files, reader)
     tables: dict[str, type] = {
         "source": dict,
@@ -242,8 +253,8 @@ def read_target(
     check = _check(table.get("check", {}), file, files, where)
     metrics = tuple(_metric(t, i, head.device, file.parent, where) for i, t in enumerate(table.get("metric", []), 1))
     scripts.check((*uses, *metrics), table.get("allow_scripts", False), check.made, where)
-    return Target(
-        name or file.stem,
+    target = Target(
+        name,
         file,
         like.description(text),
         head.device,
@@ -256,6 +267,8 @@ def read_target(
         parse(Release, table.get("release", {}), f"{where}: [release]"),
         metrics,
     )
+    stages.check(uses, where)
+    return target
 
 
 def files_of(folders: Sequence[Path]) -> dict[str, Path]:

@@ -12,10 +12,9 @@ from pathlib import Path
 from doit import get_var
 from doit.exceptions import TaskFailed
 
-from onnxmake.build import execute, key, locks, paths, prebuilt, source, support
+from onnxmake.build import execute, fetch, key, locks, paths, prebuilt, runner, settings, source, support
 from onnxmake.build.plan import Plan, Step, checkpoint_of, steps_of
 from onnxmake.build.releases import read_releases
-from onnxmake.build.settings import setting
 from onnxmake.build.target import Target, read_targets
 from onnxmake.errors import OnnxmakeError, TargetError
 
@@ -42,7 +41,7 @@ def _stop(number: int, frame: object) -> None:
 
 def _given() -> dict[str, Path]:
     """The workflow of doit olive=FILE: target olive. Raises TargetError."""
-    named = setting("olive")
+    named = settings.setting("olive")
     if not named:
         return {}
     file = Path(named).resolve()
@@ -66,12 +65,15 @@ def load_plan() -> Plan:
         locks.sweep(root / locks.WORKING)
     locks.sweep(paths.CACHE / "locks")
     try:
+        settings.choice("runner", ("auto", *runner.RUNNERS))
         found = read_targets(paths.target_folders(), _given())
     except OnnxmakeError as error:
         sys.exit(f"ERROR {error}")
     override = get_var("source")
     planned = {name: (t, steps_of(t, checkpoint_of(t, override))) for name, t in found.items() if isinstance(t, Target)}
-    broken: dict[str, OnnxmakeError] = {name: t for name, t in found.items() if isinstance(t, OnnxmakeError)}
+    broken: dict[str, OnnxmakeError] = {  # under a name that a task can have
+        name.replace("=", "_"): t for name, t in found.items() if isinstance(t, OnnxmakeError)
+    }
     releases, wrong = read_releases(paths.target_folders(), planned, broken)
     return Plan(planned, broken | wrong, releases)
 
@@ -149,23 +151,26 @@ def steps(plan: Plan) -> Iterator[Task]:
 
 
 def needs(target: Target, chain: list[Step]) -> str:
-    """Names what a target asks of its checkpoint: those that ask the same are checked once."""
+    """Names what a target asks of its checkpoint and of datasets: those that ask the same are checked once."""
     asked = [*dict.fromkeys(step.name for step in chain), target.device, *(["unproven"] if target.unproven else [])]
+    asked += [Path(step.use.files[file]).stem for step in chain for file in step.use.hub]
     return f"{chain[0].checkpoint.id}:{'+'.join(asked)}"
 
 
 def check_inputs(target: Target, chain: list[Step]) -> None:
-    """Before a target's first step: does the checkpoint hold what the later ones need, and is its architecture proven?"""
+    """Before a target's first step: does the checkpoint hold what the later ones need, is its architecture proven, and is what they read
+    of datasets here?"""
     support.check(target, chain[0].checkpoint)
     for step in chain:
         key.check_inputs(step)
+        fetch.data_of(step.use)
 
 
 def inputs(plan: Plan) -> Iterator[Task]:
     for name, (target, chain) in {needs(*both): both for both in plan.targets.values()}.items():
         yield task(
             name,
-            "check that the checkpoint has every file that the steps need, and that its architecture is proven",
+            "check that the checkpoint has every file that the steps need and that its architecture is proven; fetch what they read of datasets",
             check_inputs,
             target,
             chain,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnxmake.build import execute, history, key, source, store
+from onnxmake.build import dataset, execute, history, key, source, store
 from onnxmake.build.files import read_record
 from onnxmake.build.plan import Plan, Step
 from onnxmake.build.source import Checkpoint
@@ -52,6 +52,8 @@ def _step(
     seconds = last["seconds"] if last else None
     if checkpoint is None or made is None:
         return Verdict(*label, DEPENDS, (f"on {stale}",), seconds), None
+    if missing := dataset.missing(step.use.hub):
+        return Verdict(*label, RUN, (f"{missing[0]}: not fetched here yet, or changed",), seconds), None
     try:
         explained = key.explain(step, checkpoint, made)
     except OnnxmakeError as error:

@@ -43,7 +43,7 @@ def quantize_layers(
     """
     model, plain = (ir.load(src / "model.onnx") for _ in range(2))
     quantize(model.graph, o, "rtn")
-    rows = windows(src / "checkpoint", src / o.calibration, o.samples, o.tokens)
+    rows = windows(src / "checkpoint", src / o.calibration, o.text_template, o.samples, o.tokens)
     canonical.canonicalize(model)  # a head and the embeddings tied to it are one weight
     products = {n.inputs[1].producer() for n in nodes(model.graph, "MatMulNBits")}
     marked = {key_of(node): node for node in products if node is not None}

@@ -1,11 +1,13 @@
 """Inputs that a model is calibrated with: windows of a text through the checkpoint's tokenizer, or arrays of a file.
 
-A pass that calibrates has the options `calibration: str = ""`, which names a file beside the target, `samples: int` and
-`tokens: int`. Its key holds the file's content, its process sees src/calibration.txt or .npz and that name as the option; or the
-file of the checkpoint's that a script has made. `samples` of 0 are all that the file holds.
+A pass that calibrates has the options `calibration: str = ""`, which names a file beside the target, one of a dataset on the hub or one
+that a script makes, `text_template: str = ""` of its rows, `samples: int` and `tokens: int`. Its key holds the file's content, its
+process sees src/calibration.txt, .jsonl or .npz and that name as the option; or the script's file among the checkpoint's.
+`samples` of 0 are all that the file holds.
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,13 +15,16 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmake.errors import TargetError, UnsupportedError
+from onnxmake.model.rows import joined
 from onnxmake.model.texts import tokenizer_of
 
 Feed = dict[str, np.ndarray]  # of one sample: name of an input -> its value, the batch being 1
 
 
-def calibration(inputs: Sequence[ir.Value], src: Path, file: str, samples: int, tokens: int) -> Iterator[Feed]:
-    """`samples` samples for a graph with these inputs, of `file` in the step's folder `src`.
+def calibration(
+    inputs: Sequence[ir.Value], src: Path, file: str, template: str, samples: int, tokens: int
+) -> Iterator[Feed]:
+    """`samples` samples for a graph with these inputs, of `file`, with rows or without, in the step's folder `src`.
 
     Raises TargetError where the file holds fewer or others, UnsupportedError where a text says nothing to the model.
     """
@@ -32,13 +37,13 @@ def calibration(inputs: Sequence[ir.Value], src: Path, file: str, samples: int, 
             "It is of pictures or sound, for which there is no default.",
             'Write calibration = "FILE.npz", with an array [samples, ...] for each input under its name.',
         )
-    for ids in windows(src / "checkpoint", src / file, samples, tokens):
+    for ids in windows(src / "checkpoint", src / file, template, samples, tokens):
         yield text_feed(inputs, ids)
 
 
-def windows(checkpoint: Path, text: Path, samples: int, tokens: int) -> np.ndarray:
-    """int64 [samples, tokens]: pieces spread evenly over the text, each with what the tokenizer puts around a text; or the beginnings
-    of rows of input_ids, as long as those are.
+def windows(checkpoint: Path, data: Path, template: str, samples: int, tokens: int) -> np.ndarray:
+    """int64 [samples, tokens]: pieces spread evenly over the text, or over those of rows with an empty line between two, each with what
+    the tokenizer puts around a text; or the beginnings of rows of input_ids, as long as those are.
 
     Raises TargetError where the text is too short or the model reads less at once, CheckpointError without a tokenizer.
     """
@@ -50,11 +55,11 @@ def windows(checkpoint: Path, text: Path, samples: int, tokens: int) -> np.ndarr
             "config.json says so in max_position_embeddings.",
             f"Write tokens = {longest} or less.",
         )
-    if text.suffix == ".npz":
-        return _rows_of_tokens(text, samples, tokens)
+    if data.suffix == ".npz":
+        return _rows_of_tokens(data, samples, tokens)
     tokenizer = tokenizer_of(checkpoint)
     tokenizer.enable_truncation(tokens)
-    first = tokenizer.encode(text.read_text("utf-8"))
+    first = tokenizer.encode(joined(data, template, samples * tokens or math.inf))
     pieces = [piece.ids for piece in (first, *first.overflowing) if len(piece.ids) == tokens]
     samples = samples or len(pieces)
     if not len(pieces) >= samples > 0:

@@ -1,59 +1,84 @@
-"""A file of a dataset on the hub as one text: of rows, the column `text`, with an empty line between two.
+"""Files of a dataset on the hub, as the rows or the text that a step reads: JSON lines of all rows, or the texts one after the other.
 
-{"repo", "revision", "file", "out"} -> null, and the text in the file `out`. Runs in the environment data, with a network.
+{"repo", "revision", "file", "out"} -> null, and what the files hold in the file `out`. `file`, a path in the repository, may name several
+in a folder by "*". Runs in the environment data, with a network.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
-from onnxmake.errors import SourceError
-from onnxmake.model.hub import fetch
+from onnxmake.errors import SourceError, TargetError
+from onnxmake.model import rows
+from onnxmake.model.hub import fetched
 from onnxmake.model.serve import serve
 
-COLUMN = "text"
+COLUMNS = ".parquet"
+MANY = 1024  # rows in memory
 
 
-def _plain(file: Path) -> list[str]:
-    return [file.read_text("utf-8")]
+def _columns(file: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a parquet file. Only strings are read: of other columns, among them pictures and sound, rows tell that they are there."""
+    import pyarrow
+    from pyarrow import parquet, types
+
+    def is_text(kind: pyarrow.DataType) -> bool:
+        inner = kind.value_type if types.is_dictionary(kind) else kind
+        return types.is_string(inner) or types.is_large_string(inner)
+
+    with parquet.ParquetFile(file) as table:
+        schema = table.schema_arrow
+        told = dict.fromkeys(schema.names)
+        for batch in table.iter_batches(MANY, columns=[field.name for field in schema if is_text(field.type)]):
+            yield from (told | row for row in batch.to_pylist())
 
 
-def _lines(file: Path) -> list[str]:
-    return [json.loads(line)[COLUMN] for line in file.read_text("utf-8").splitlines() if line.strip()]
-
-
-def _columns(file: Path) -> list[str]:
-    from pyarrow import parquet
-
-    return parquet.read_table(file, columns=[COLUMN])[COLUMN].to_pylist()
-
-
-READERS: dict[str, Callable[[Path], list[str]]] = {
-    ".txt": _plain,
-    ".md": _plain,
-    ".jsonl": _lines,
-    ".parquet": _columns,
-}
-
-
-def text_of(file: Path) -> str:
-    """Raises SourceError for a file that holds none."""
+def _rows(file: Path, name: str) -> Iterator[dict[str, Any]]:
+    """Raises SourceError for a file that is damaged."""
     try:
-        return "\n\n".join(READERS[file.suffix](file))
-    except (KeyError, TypeError, ValueError) as error:
-        raise SourceError(
-            f"{file.name} holds no column {COLUMN} of strings: {type(error).__name__}: {error}.",
-            "Its rows are of another form, or the file is damaged.",
-            "Choose another dataset, or write its text into a file beside the target.",
-        ) from error
+        if file.suffix == COLUMNS:
+            yield from _columns(file)
+        else:
+            yield from (row for _, row in rows.rows(file, name))
+    except (TargetError, ValueError, OSError) as error:
+        if getattr(error, "errno", None):
+            raise
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> SourceError:
+    fact = error.fact if isinstance(error, TargetError) else f"{name} holds no rows: {error}."
+    return SourceError(
+        fact,
+        "It is of another form than its name says, or its owners damaged it.",
+        "Choose another file, or save its rows as .jsonl beside the target and name that.",
+    )
+
+
+def write(folder: Path, names: list[str], out: TextIO) -> None:
+    """What the files hold. Raises SourceError."""
+    for number, name in enumerate(names):
+        if rows.form_of(name) in (*rows.READERS, COLUMNS):
+            out.writelines(json.dumps(row) + "\n" for row in _rows(folder / name, name))
+            continue
+        try:
+            out.writelines([rows.BETWEEN] if number else [])
+            out.writelines(rows.texts(folder / name, "", name))
+        except TargetError as error:
+            raise _unreadable(name, error) from error
 
 
 def save(repo: str, revision: str, file: str, out: str) -> None:
-    """Fetch the file, and write its text. Raises SourceError."""
-    text = text_of(Path(fetch(repo, revision, [file], "dataset"), file))
+    """Fetch the files, and write what they hold. Raises SourceError."""
+    folder, names = fetched(repo, revision, [file], "dataset")
     part = Path(f"{out}.part")
-    part.write_text(text, "utf-8")
-    part.replace(out)
+    try:
+        with open(part, "w", encoding="utf-8", newline="\n") as text:
+            write(Path(folder), sorted(names), text)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Evaluate a built model against the unquantised one: what it expects of a text's next tokens, or what it makes of its lines.
 
-{"model", "graph", "checkpoint", "text", "window", "stride", "max_tokens", "whole"} -> {"metrics", "counted", "of"}.
-`graph` is the captured one, `text` a file, `whole` says that a shorter text will do. Runs on the CPU, whatever device the model is for;
+{"model", "graph", "checkpoint", "text", "template", "window", "stride", "max_tokens", "whole"} -> {"metrics", "counted", "of"}.
+`graph` is the captured one, `text` a file, `template` of its rows, `whole` says that a shorter text will do. Runs on the CPU, whatever device the model is for;
 a window or a batch at a time is in memory.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnxmake.errors import TargetError, UnsupportedError
-from onnxmake.model import divergence, latency, similarity, texts
+from onnxmake.model import divergence, latency, rows, similarity, texts
 from onnxmake.model.feeds import generates, outputs
 from onnxmake.model.serve import serve
 from onnxmake.model.session import open_scoring
@@ -106,6 +106,7 @@ def evaluate(
     graph: str,
     checkpoint: str,
     text: str,
+    template: str,
     window: int,
     stride: int,
     max_tokens: int,
@@ -126,11 +127,11 @@ def evaluate(
             "Its config.json says so in max_position_embeddings.",
             f"Write window = {longest} under [check].",
         )
-    tokenizer, written = texts.tokenizer_of(source), Path(text).read_text("utf-8")
+    tokenizer, written = texts.tokenizer_of(source), rows.joined(Path(text), template, max_tokens + window)
     if generates(session):
         _need_window(session, window)
-        rows, first = texts.windows(tokenizer, written, window, stride, max_tokens, whole)
-        return of_windows(session, references, rows, first)
+        found, first = texts.windows(tokenizer, written, window, stride, max_tokens, whole)
+        return of_windows(session, references, found, first)
     padding = json.loads((source / "config.json").read_text("utf-8")).get("pad_token_id") or 0
     fixed = latency.fixed_sizes(session)
     feeds = texts.batches(tokenizer, written, window, max_tokens, padding, whole, (fixed[0], fixed[1]))

@@ -26,6 +26,20 @@ def _activate(model: Any, generator: Any, folder: Path, name: str) -> None:
     generator.set_active_adapter(adapters, name)
 
 
+def _read(generator: Any, ids: Any) -> None:
+    """The prompt, in one go. Raises UnsupportedError where the model takes no text of that length."""
+    try:
+        generator.append_tokens(ids)
+    except Exception as error:  # GenAI's own class has no public name
+        if "invalid dimensions" not in str(error):
+            raise
+        raise UnsupportedError(
+            f"The model takes no prompt of {len(ids)} tokens.",
+            "fix_shapes gave it sizes that generation does not have.",
+            "Generate with a target whose sizes are free; ONNX Runtime runs this one by itself.",
+        ) from None
+
+
 def generate(folder: str, device: str, prompt: str, tokens: int, adapter: str = "") -> dict:
     if not Path(folder, GENAI).exists():
         raise UnsupportedError(
@@ -49,7 +63,7 @@ def generate(folder: str, device: str, prompt: str, tokens: int, adapter: str = 
     generator = og.Generator(model, params)
     if adapter:
         _activate(model, generator, Path(folder), adapter)
-    generator.append_tokens(ids)
+    _read(generator, ids)
     stream, text = tokenizer.create_stream(), ""
     print(json.dumps({"text": prompt}), flush=True)
     while not generator.is_done():

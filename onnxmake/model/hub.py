@@ -7,18 +7,23 @@ own.
 """
 
 import contextlib
+import fnmatch
 import hashlib
 import json
+import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from onnxmake.errors import SourceError
 from onnxmake.model.hub_errors import hub_errors
+from onnxmake.model.nearest import nearest
 from onnxmake.model.progress import progress
 from onnxmake.model.serve import serve
 
 TRIES = 5
+FEW = 100  # names to choose the nearest from, or to say all of
 
 
 def digest_of(path: Path, lfs: bool) -> str:
@@ -30,30 +35,40 @@ def digest_of(path: Path, lfs: bool) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-def fetch(repo: str, revision: str, patterns: list[str], kind: str = "model") -> str:
-    """The folder with the repository's files at `revision` that match `patterns`, of its first level or by their whole path.
-    Raises SourceError."""
+def fetch(repo: str, revision: str, patterns: list[str]) -> str:
+    """The folder with the model's files at `revision` that match `patterns`. Raises SourceError."""
+    return fetched(repo, revision, patterns, "model")[0]
+
+
+def chosen(names: Iterable[str], patterns: list[str], kind: str) -> list[str]:
+    """Those that match: of a model, on the first level of its folder; of a dataset, by the whole path, in which "*" is anything within a folder."""
+    if kind == "model":
+        return [n for n in names if "/" not in n and any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)]
+    told = re.compile("|".join("[^/]*".join(map(re.escape, pattern.split("*"))) for pattern in patterns), re.DOTALL)
+    return [name for name in names if told.fullmatch(name)]
+
+
+def fetched(repo: str, revision: str, patterns: list[str], kind: str) -> tuple[str, list[str]]:
+    """The folder with the repository's files at `revision` that match `patterns`, and their names. Without a network, where they were
+    fetched before. Raises SourceError."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.file_download import repo_folder_name
-    from huggingface_hub.utils import filter_repo_objects
 
     with hub_errors(repo, revision, kind):
+        # a model's files are fetched together; of a dataset, now one and now another
+        asked = f"{revision}-{hashlib.sha256(patterns[0].encode()).hexdigest()[:10]}" if kind == "dataset" else revision
         marker = (
-            Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind) / f".onnxmake-{revision}.json"
+            Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind) / f".onnxmake-{asked}.json"
         )
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             record = json.loads(marker.read_text())
             if record["patterns"] == patterns and all(
                 (Path(record["folder"]) / name).exists() for name in record["files"]
             ):
-                return record["folder"]
+                return record["folder"], record["files"]
         info: Any = HfApi().repo_info(repo, revision=revision, repo_type=kind, files_metadata=True)
-        wanted = {
-            s.rfilename: s
-            for s in info.siblings
-            if s.rfilename in set(filter_repo_objects([s.rfilename for s in info.siblings], allow_patterns=patterns))
-        }
-        wanted = {name: s for name, s in wanted.items() if "/" not in name or name in patterns}
+        there = {s.rfilename: s for s in info.siblings}
+        wanted = {name: there[name] for name in chosen(there, patterns, kind)}
         total, done, folder = sum(s.size or 0 for s in wanted.values()), 0, None
         for name, sibling in wanted.items():
             expected = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
@@ -71,11 +86,11 @@ def fetch(repo: str, revision: str, patterns: list[str], kind: str = "model") ->
             else SourceError(
                 f"{repo} at {revision[:12]} has no {patterns[0]}.",
                 "A typing error, or the file came with a later commit.",
-                "Look at its files on the hub.",
+                nearest(patterns[0], there) if len(there) < FEW else "Look at its files on the hub.",
             )
         )
     marker.write_text(json.dumps({"patterns": patterns, "folder": str(folder), "files": sorted(wanted)}))
-    return str(folder)
+    return str(folder), sorted(wanted)
 
 
 def bar_of(before: int, total: int) -> type:

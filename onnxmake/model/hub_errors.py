@@ -5,7 +5,11 @@ from collections.abc import Iterator
 
 from onnxmake.errors import SourceError
 
-NAMED = {"model": "source.repo, or in --model", "dataset": "text under [check]"}  # where a repository is named
+NAMED = {"model": "source.repo, or in --model", "dataset": "the name of a dataset"}  # where a repository is named
+INSTEAD = {
+    "model": "Or fetch it elsewhere and give doit source=FOLDER, or doit new -m FOLDER.",
+    "dataset": "Or save its rows or text as .jsonl or .txt beside the target, and name that file.",
+}
 
 
 @contextlib.contextmanager
@@ -52,5 +56,5 @@ def hub_errors(repo: str, revision: str, kind: str = "model") -> Iterator[None]:
         raise SourceError(
             f"{where} could not be fetched: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
             "No network, or the hub does not answer.",
-            "Try again: what has arrived is kept. Or fetch it elsewhere and give doit source=FOLDER, or doit new -m FOLDER.",
+            f"Try again: what has arrived is kept. {INSTEAD[kind]}",
         ) from error

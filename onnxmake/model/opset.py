@@ -17,10 +17,15 @@ def _since(op: str, opset: int) -> int | None:
         return None
 
 
+def _small(tensor: ir.TensorProtocol | None) -> bool:
+    """Whether it is a constant of the graph's own: weights and scales stand in a file, and no adapter reads those."""
+    return tensor is not None and tensor.size <= SMALL and not isinstance(tensor, ir.ExternalTensor)
+
+
 def _alone(node: ir.Node, opset: int) -> onnx.ModelProto:
     """A model of the one operator."""
     read = {v.name: v for v in node.inputs if v is not None}
-    constants = {n: v for n, v in read.items() if v.const_value is not None and v.const_value.size <= SMALL}
+    constants = {n: v for n, v in read.items() if _small(v.const_value)}
     given = [ir.to_proto(value) for name, value in read.items() if name not in constants]
     graph = onnx.helper.make_graph(
         [ir.to_proto(node)],

@@ -36,6 +36,8 @@ class BlockOptions:
 class CalibratedOptions(BlockOptions):
     """As for every block quantiser, and what is calibrated with."""
 
-    calibration: str = ""  # a text beside the target; "": the one that comes along
+    # a text or rows beside the target, or hf://datasets/OWNER/NAME@COMMIT/FILE; "": the text that comes along
+    calibration: str = ""
+    text_template: str = ""  # of rows: "{question} {answer}"; "": the column text
     samples: int = 128
     tokens: int = 256  # of each sample

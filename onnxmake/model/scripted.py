@@ -1,8 +1,6 @@
-"""What a script's data is, as a file that passes read: arrays by input, texts, or rows."""
+"""Rows that a script's data has, as Olive would feed them."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +9,6 @@ import numpy as np
 
 from onnxmake.errors import TargetError
 from onnxmake.model import user_script
-from onnxmake.model.texts import tokenizer_of
 
 FORMS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 OLIVES = {  # its own components, of which none is needed: files are read, texts become tokens, and rows stay single
@@ -20,7 +17,6 @@ OLIVES = {  # its own components, of which none is needed: files are read, texts
     "dataloader": ("", "default_dataloader", "no_auto_batch_dataloader"),
 }
 BATCHES = "no_auto_batch_dataloader"  # whose rows are batches already
-PADDABLE = "attention_mask"  # by which a model leaves out what fills a row up
 
 Row = dict[str, Any]
 
@@ -78,7 +74,8 @@ def _row(sample: Any, number: int, script: Path) -> Row:
     return {str(name): value for name, value in sample.items()}
 
 
-def _array(value: Any) -> np.ndarray:
+def array_of(value: Any) -> np.ndarray:
+    """Of a tensor on any device, too."""
     return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
 
 
@@ -102,80 +99,8 @@ def rows(o: Any, script: Path, checkpoint: Path) -> Iterator[Row]:
             if not batches:
                 yield row
                 continue
-            arrays = {key: array for key, value in row.items() if (array := _array(value)).ndim}
+            arrays = {key: array for key, value in row.items() if (array := array_of(value)).ndim}
             yield from (
                 {key: array[n] for key, array in arrays.items()}
                 for n in range(min(map(len, arrays.values()), default=0))
             )
-
-
-def _texts(row: Row, columns: Sequence[str]) -> list[str]:
-    """The row's texts: of these columns, or all of them."""
-    return [row[name] for name in columns or row if isinstance(row.get(name), str)]
-
-
-def _tokens(found: list[Row], o: Any, checkpoint: Path) -> list[Row]:
-    """Rows of texts as rows of tokens: each text cut and filled up to `tokens`, or one after the other, cut into rows of as many."""
-    tokenizer = tokenizer_of(checkpoint)
-    if o.padded:
-        tokenizer.enable_truncation(o.tokens)
-        tokenizer.enable_padding(length=o.tokens)
-        read = tokenizer.encode_batch(
-            [tuple(t[:2]) if len(t) > 1 else t[0] for row in found if (t := _texts(row, o.columns))]
-        )
-        return [{"input_ids": r.ids, "attention_mask": r.attention_mask, "token_type_ids": r.type_ids} for r in read]
-    ids = [token for row in found for text in _texts(row, o.columns) for token in tokenizer.encode(text).ids]
-    return [{"input_ids": ids[at : at + o.tokens]} for at in range(0, len(ids) - o.tokens + 1, o.tokens)]
-
-
-def _stacked(name: str, values: list[np.ndarray], padded: bool, script: Path) -> np.ndarray:
-    """[samples, ...]; rows of other lengths are filled up with zeros where a mask leaves them out. Raises TargetError."""
-    shapes = {value.shape for value in values}
-    if len(shapes) > 1 and padded and {value.ndim for value in values} == {1}:
-        longest = max(map(len, values))
-        values = [np.pad(value, (0, longest - len(value))) for value in values]
-    elif len(shapes) > 1:
-        raise TargetError(
-            f"{script.name}: {name} is of {len(shapes)} shapes, among them {' and '.join(map(str, sorted(shapes)[:2]))}.",
-            "Samples of a calibration lie in one array.",
-            "Give all the same shape, by padding or cutting them in the script.",
-        )
-    return np.stack(values)
-
-
-def _arrays(found: list[Row], script: Path) -> dict[str, np.ndarray]:
-    """Name -> [samples, ...] of numbers. Raises TargetError where there is none."""
-    names = [
-        name
-        for name, value in found[0].items()
-        if _array(value).dtype.kind in "biuf" and all(name in row for row in found)
-    ]
-    if not names:
-        raise TargetError(
-            f"{script.name}: its data has no numbers, but {', '.join(found[0])}.",
-            "An .npz file holds arrays by the names of inputs.",
-            'Let it give arrays, or write output = "NAME.txt" or "NAME.jsonl".',
-        )
-    return {name: _stacked(name, [_array(row[name]) for row in found], PADDABLE in names, script) for name in names}
-
-
-def save(o: Any, script: Path, checkpoint: Path, file: Path) -> int:
-    """Write the script's data; returns how many rows. Raises TargetError, StepFailed."""
-    found = [*islice(rows(o, script, checkpoint), o.samples or None)]
-    if file.suffix == ".npz" and found and _texts(found[0], o.columns):
-        found = _tokens(found, o, checkpoint)
-    texts = [" ".join(_texts(row, o.columns)) for row in found] if file.suffix == ".txt" else []
-    if not found or (file.suffix == ".txt" and not any(texts)):
-        raise TargetError(
-            f"{script.name}: its data has no {'texts' if found else 'samples'}.",
-            "The function gives nothing, columns name none of its own, or there are fewer tokens than one row has.",
-            "Look at what it reads.",
-        )
-    if file.suffix == ".npz":
-        np.savez(file, **_arrays(found, script))  # type: ignore[arg-type]
-    elif file.suffix == ".txt":
-        file.write_text("".join(f"{text}\n" for text in texts), "utf-8")
-    else:
-        plain = ({name: value for name, value in row.items() if isinstance(value, str | int | float)} for row in found)
-        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain), "utf-8")
-    return len(found)

@@ -5,11 +5,15 @@ from typing import Any
 
 from onnxmake.build.schema import nearest
 from onnxmake.olive import scripted
-from onnxmake.olive.rules import Place, Rule, Settings, WrongType, names, one_of, text, typed
+from onnxmake.olive.rules import Place, Rule, Settings, WrongType, names, one_of, typed
 from onnxmake.olive.surgeries import SURGERIES
 from onnxmake.olive.told import Refusal
 
 LEVELS = {0: "disabled", 1: "basic", 2: "extended", 99: "all"}  # ONNX Runtime's numbers
+SEQUENTIAL, PARALLEL = "sequential", "parallel"
+EXECUTION = {0: SEQUENTIAL, 1: PARALLEL, "ORT_SEQUENTIAL": SEQUENTIAL, "ORT_PARALLEL": PARALLEL}
+OPSETS = (20, 21)  # the first that has a form of every operator of graphs here, and the one that they are of
+ROUNDED_AS_IT_RUNS = {"onnxdynamicquantization", "onnxquantization"}  # needs the second of them
 
 
 def script(value: Any, place: Place) -> Settings:
@@ -34,6 +38,20 @@ def precision(value: Any, place: Place) -> Settings:
     cast = {"cast.dtype": floats} if floats in ("fp16", "bf16") else {}
     block = {"quantize.method": "rtn", "quantize.bits": number, "quantize.block_size": 32, "quantize.implied": True}
     return cast | (block if number else {})
+
+
+def opset(value: Any, place: Place) -> Settings:
+    """target_opset of a conversion, which counts where it is written."""
+    first, here = OPSETS
+    if value is None or typed(value, int) == here:
+        return {}
+    if place.beside & ROUNDED_AS_IT_RUNS:
+        first = here
+    if value < first:
+        lacking = f"graphs are of opset {here}: before {first} some of their operators have no form"
+        place.note(f"{lacking}; the pass OnnxOpVersionConversion tries")
+        return {}
+    return {"upgrade_opset.opset": value, "upgrade_opset.may_skip": True}
 
 
 def extra(known: Mapping[str, Rule]) -> Rule:
@@ -151,44 +169,11 @@ def selective(options: Mapping[str, Any], place: Place) -> Settings:
     }
 
 
-def _integers(use: str, options: Mapping[str, Any]) -> Settings:
-    types = options.get("op_types_to_quantize")
-    return {
-        f"{use}.bits": 7 if options.get("reduce_range") else 8,
-        f"{use}.embeddings": "int8" if not types or "Gather" in types else "keep",
-    }
-
-
-def dynamic(options: Mapping[str, Any], place: Place) -> Settings:
-    if place.device != "cpu":
-        raise Refusal(
-            f"{place.device} has no kernel for activations that are quantised as the model runs",
-            "Use OnnxBlockWiseRtnQuantization.",
-        )
-    return _integers("quantize_dynamic", options)
-
-
-def static(options: Mapping[str, Any], place: Place) -> Settings:
-    method = one_of(options.get("calibrate_method", "MinMax"), ("MinMax", "Entropy", "Percentile"))
-    calibration = (
-        text("quantize_static.calibration")(options["data_config"], place) if options.get("data_config") else {}
-    )
-    if options.get("dataloader_func") and not calibration:
-        file, amount = place.data(options)
-        calibration = {"quantize_static.calibration": file} | {f"quantize_static.{k}": v for k, v in amount.items()}
-    return _integers("quantize_static", options) | {"quantize_static.method": method.lower()} | calibration
-
-
-def dynamic_or_static(options: Mapping[str, Any], place: Place) -> Settings:
-    mode = one_of(options.get("quant_mode", "static"), ("static", "dynamic"))
-    return (dynamic if mode == "dynamic" else static)(options, place)
-
-
 def listed(label: str, kind: type | Mapping[Any, str]) -> Rule:
-    """One value or several."""
+    """One value or several, of a pass that is for CPUs."""
 
     def rule(value: Any, place: Place) -> Settings:
-        if value is None:
+        if value is None or place.device != "cpu":
             return {}
         values = value if isinstance(value, list) else [value]
         take: Callable = (lambda v: typed(v, kind)) if isinstance(kind, type) else lambda v: kind[one_of(v, kind)]
@@ -197,7 +182,15 @@ def listed(label: str, kind: type | Mapping[Any, str]) -> Rule:
     return rule
 
 
+def timed(value: Any, place: Place) -> Settings:
+    """What a session would be timed on: a text does for every device that one is timed on."""
+    if value is not None and place.device == "cpu":
+        place.note("the session is timed on the text that comes along")
+    return {}
+
+
 def session(options: Mapping[str, Any], place: Place) -> Settings:
     if place.device != "cpu":
-        raise Refusal("sessions are measured on CPUs", "Leave it out: doit bench measures on the device.")
+        place.note("sessions are tuned on CPUs: this one keeps its options; doit bench measures on the device")
+        return {}
     return {"tune_session.spinning": [True, False]}

@@ -13,18 +13,21 @@ from onnxmake.build.files import write_atomically
 from onnxmake.build.report import say
 from onnxmake.build.target import read_target
 from onnxmake.errors import TargetError
-from onnxmake.olive import jsonc
+from onnxmake.olive import hub, jsonc, workflow
+from onnxmake.olive.system import provider_of
 from onnxmake.olive.told import Untranslated
 from onnxmake.olive.translate import translate
 
 NO_COMMIT = "0" * 40
+UNREAD = "not read"
 
 
 @dataclass(frozen=True)
 class Found:
-    """A workflow: the types of its passes, and why it does not translate; empty where it does."""
+    """A workflow: what it is for, the types of its passes, and why it does not translate; empty where it does."""
 
     file: str
+    device: str  # or an execution provider, as it names them
     passes: tuple[str, ...]
     reasons: tuple[str, ...]
 
@@ -47,15 +50,18 @@ def look(file: Path, name: str) -> Found | None:
     if not is_workflow(given):
         return None
     reasons: tuple[str, ...] = ()
+    device = UNREAD
     try:
+        device = provider_of(workflow.read(file).system)
         found = translate(file)
-        table = found.table | {"source": {"repo": "owner/name", "revision": NO_COMMIT}}
+        table = hub.settled(found.table, lambda _: f"hf://datasets/owner/name@{NO_COMMIT}/file.parquet")
+        table |= {"source": {"repo": "owner/name", "revision": NO_COMMIT}}
         read_target(file, {}, lambda _: ("", table))
     except Untranslated as error:
         reasons = tuple(dict.fromkeys(f"{_general(item)}: {refusal.why}" for item, refusal in error.refused))
     except TargetError as error:
         reasons = (error.fact.removeprefix(f"{file}: "),)
-    return Found(name, _types(given), reasons)
+    return Found(name, device, _types(given), reasons)
 
 
 def _general(item: str) -> str:
@@ -64,32 +70,40 @@ def _general(item: str) -> str:
 
 
 def report(found: Sequence[Found]) -> dict[str, Any]:
-    """Counts: workflows, passes with how many of their workflows translate, reasons."""
+    """Counts: workflows, devices and passes with how many of their workflows translate, reasons."""
     right = [one for one in found if not one.reasons]
-    names = Counter(name for one in found for name in set(one.passes))
-    good = Counter(name for one in right for name in set(one.passes))
     reasons = Counter(reason for one in found for reason in one.reasons)
     return {
         "workflows": len(found),
         "translated": len(right),
-        "passes": {name: {"workflows": count, "translated": good[name]} for name, count in names.most_common()},
+        "devices": _counted([{one.device} for one in found], [{one.device} for one in right]),
+        "passes": _counted([{*one.passes} for one in found], [{*one.passes} for one in right]),
         "reasons": dict(reasons.most_common()),
         "files": {one.file: list(one.reasons) for one in found},
     }
 
 
+def _counted(found: Sequence[set[str]], right: Sequence[set[str]]) -> dict[str, dict[str, int]]:
+    """Name -> in how many of the workflows it is, and in how many of those that translate; the most frequent first."""
+    good = Counter(name for names in right for name in names)
+    names = Counter(name for names in found for name in sorted(names))
+    return {name: {"workflows": count, "translated": good[name]} for name, count in names.most_common()}
+
+
 def markdown(counts: Mapping[str, Any]) -> str:
     from tabulate import tabulate
 
-    passes = [[name, one["workflows"], one["translated"]] for name, one in counts["passes"].items()]
-    reasons = [[reason.replace("|", "\\|"), count] for reason, count in counts["reasons"].items()]
     share = f"{counts['translated']} of {counts['workflows']} workflows translate."
-    tables = [tabulate(passes, ["pass", "workflows", "of which translate"], "github")] if passes else []
+    tables = []
+    for head, group in (("device", "devices"), ("pass", "passes")):
+        rows = [[name, one["workflows"], one["translated"]] for name, one in counts[group].items()]
+        tables += [tabulate(rows, [head, "workflows", "of which translate"], "github")] if rows else []
+    reasons = [[reason.replace("|", "\\|"), count] for reason, count in counts["reasons"].items()]
     return "\n\n".join([share, *tables, *([tabulate(reasons, ["reason", "workflows"], "github")] if reasons else [])])
 
 
 class Coverage(Command):
-    """Walk a folder for workflows of Olive, and say how many translate, by pass and reason."""
+    """Walk a folder for workflows of Olive, and say how many translate, by device, pass and reason."""
 
     doc_purpose = "say which Olive workflows of a folder translate"
     doc_usage = "-d FOLDER"

@@ -1,11 +1,14 @@
-"""`data_configs`: which file a pass is calibrated with or a check reads, and how much of it."""
+"""`data_configs`: which file a pass is trained or calibrated with or a check reads, and what of it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxmake.build.dataset import PLAIN
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
+from onnxmake.olive import hub
+from onnxmake.olive.hub import OnHub
 from onnxmake.olive.rules import Settings
 from onnxmake.olive.told import Refusal, Told
 from onnxmake.olive.workflow import flat, known, table, wrong
@@ -41,9 +44,9 @@ def text_of(
     told: Told,
     made: Callable[..., tuple[str | None, Settings]],
     end: str = ".npz",
-) -> tuple[str | None, Settings]:
-    """The file of a data config, none where it is a data set of the hub; samples, and tokens of each. `made`: of one with a script,
-    whose file ends with `end`. Raises TargetError, Refusal."""
+) -> tuple[str | OnHub | None, Settings]:
+    """The file or data set of a data config, none where it names none; samples, tokens of each, template of rows. `made`: of one with a
+    script, whose file ends with `end`. Raises TargetError, Refusal."""
     item = f"data_configs.{name}"
     if name == OF_MODEL:
         told.note(item, "the model's data set is not fetched: the text that comes along stands for it")
@@ -63,23 +66,48 @@ def text_of(
         "samples": process.get("max_samples") or load.get("max_samples"),
         "tokens": process.get("max_seq_len") or load.get("seq_len"),
     }
+    taken: Settings = {option: number for option, number in amount.items() if type(number) is int}
     if config.get("user_script") or config.get("script_dir"):
-        known_amount = {option: number for option, number in amount.items() if type(number) is int}
-        file, taken = made(item, config, parts | {"load_dataset_config": load}, end, known_amount)
+        file, taken = made(item, config, parts | {"load_dataset_config": load}, end, taken)
         if file is None:
             told.note(
                 item,
                 "what its script makes are numbers, and a check reads texts: the one that comes along stands for them",
             )
         return file, taken
-    given = load.get("data_files")
-    files = given if isinstance(given, list) else [given] if given else []
-    if isinstance(given, dict) or len(files) > 1:
-        raise Refusal(f"{item}: several files", "Join them into one.")
-    if not files:
-        told.note(
-            item,
-            f'{load.get("data_name", "the data")} is not fetched: the text that comes along stands for it; calibration = "FILE" names another',
+    if isinstance(local := load.get("data_name"), str) and local and (folder / local).is_dir():
+        raise Refusal(f"{item}: {local} is a folder", 'Name a file in it: data_name "json", and data_files.')
+    found: str | OnHub | None = hub.named(where, item, load, told)
+    if found is None:
+        given = load.get("data_files")
+        files = given if isinstance(given, list) else [given] if given else []
+        if isinstance(given, dict) or len(files) > 1:
+            raise Refusal(f"{item}: several files", "Join them into one.")
+        if not files:
+            told.note(
+                item, 'it names no data: the text that comes along stands for it; calibration = "FILE" names another'
+            )
+            return None, taken
+        found = inside(where, f"{item}.data_files", files[0], folder)
+    if str(process.get("strategy")).startswith("line"):
+        told.note(item, "texts are read one after the other, not each by itself")
+    if template := template_of(where, item, load | process, isinstance(found, str) and bool(PLAIN.fullmatch(found))):
+        taken["text_template"] = template
+    return found, taken
+
+
+def template_of(where: str, item: str, given: Mapping[str, Any], plain: bool) -> str:
+    """Of rows' text; "" is the column text, and what a plain text has. Raises TargetError, Refusal."""
+    if given.get("chat_template"):
+        raise Refusal(
+            f"{item}: chat_template formats messages", "Save the formatted texts as .jsonl, or write text_template."
         )
-    found = inside(where, f"{item}.data_files", files[0], folder) if files else None
-    return found, {option: number for option, number in amount.items() if type(number) is int}
+    if (template := given.get("text_template")) is not None:
+        if not isinstance(template, str):
+            raise wrong(where, f"{item}.text_template", template, "a string with columns in braces")
+        return template
+    columns = given.get("text_cols") or given.get("input_cols") or []
+    columns = [columns] if isinstance(columns, str) else columns
+    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+        raise wrong(where, f"{item}.text_cols", columns, "names of columns")
+    return "" if plain or columns == ["text"] else " ".join(f"{{{name}}}" for name in columns)

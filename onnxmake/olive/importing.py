@@ -1,6 +1,7 @@
-"""`doit import`: a workflow as a target file to edit, at the commit that its branch is at now."""
+"""`doit import`: a workflow as a target file to edit, at the commits that the branches of its checkpoint and data sets are at now."""
 
 import dataclasses
+import functools
 import tomllib
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from onnxmake.build.files import digest_text, write_atomically
 from onnxmake.build.report import say
 from onnxmake.build.target import COMMIT, read_target
 from onnxmake.errors import TargetError
-from onnxmake.olive import written
+from onnxmake.olive import hub, written
 from onnxmake.olive.model import is_local, source
 from onnxmake.olive.reading import described
 from onnxmake.olive.translate import Translated, translate
@@ -31,7 +32,8 @@ def imported(file: Path, out: Path) -> str:
     found = translate(file)
     source(file, found.name, found.revision or "0" * 40)  # is it a folder, or could it be a repository?
     found = pinned(found)
-    table = found.table | {"source": source(file, found.name, found.revision)}
+    table = hub.settled(found.table, functools.cache(hub.ask(found.told)))
+    table |= {"source": source(file, found.name, found.revision)}
     text = written.toml(described(found), found.told.notes, written.moved(table, file.parent, out.parent))
     read_target(out, {}, lambda _: (text, tomllib.loads(text)))  # before anything is written
     write_atomically(out, text)

@@ -31,6 +31,10 @@ def read(file: Path) -> dict[str, Any]:
     where = paths.shown(file)
     try:
         found = json.loads(without_comments(file.read_text("utf-8-sig")), object_pairs_hook=_once)
+    except OSError as error:
+        raise TargetError(
+            f"{where} cannot be read: {error.strerror}.", "", "Correct its permissions, or remove it."
+        ) from None
     except RecursionError:
         raise TargetError(f"{where} is nested too deeply.", "It is no workflow.", "Name the workflow's file.") from None
     except ValueError as error:

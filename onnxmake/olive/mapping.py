@@ -3,12 +3,12 @@
 Names as of Olive 0.13; ALIASES has those of older workflows. `PASSES` have a counterpart, `REFUSED` have none.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
-from onnxmake.olive import border, combined, scripted, training
-from onnxmake.olive.rules import Place, Rule, Settings, each, groups, noted, only, quiet, text, to
+from onnxmake.olive import border, combined, integers, scripted, training
+from onnxmake.olive.entry import Entry
+from onnxmake.olive.rules import Rule, Settings, each, groups, noted, only, quiet, text, to
 
 NODES = "it names nodes of the graph that Olive makes, which are others here"
 GLOBS = 'Say it by names of the checkpoint: keep = ["model.layers.*.mlp.down_proj"] in the quantiser.'
@@ -19,16 +19,6 @@ BITS = to("quantize.bits", int)
 UNTIED: Settings = {"quantize.lm_head": "keep", "quantize.embeddings": "keep"}
 NO_NODES = only([None, []], NODES, GLOBS)
 FULLY = noted("layers are calibrated one after the other, each behind quantised ones", [None, False])
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Settings that an Olive pass always means, its options in the order in which their settings count, and what only
-    several options say together."""
-
-    settings: Settings = field(default_factory=dict)
-    options: Mapping[str, Rule] = field(default_factory=dict)
-    whole: Callable[[Mapping[str, Any], Place], Settings] = lambda options, place: {}
 
 
 def _block(method: str, size: int, **settings: Any) -> Settings:
@@ -43,12 +33,11 @@ COMMON: dict[str, Rule] = {  # of every pass
     ),
     "convert_attribute": quiet(bool),
     "user_script": combined.script,
-    "script_dir": combined.script,
+    "script_dir": quiet(),
     "dataloader_func": combined.script,
 }
 DTYPES = {"float32": {}, "float16": {"cast.dtype": "fp16"}, "bfloat16": {"cast.dtype": "bf16"}, "auto": {}}
-OPSET = noted("graphs are of opset 21; the pass OnnxOpVersionConversion writes another")
-WHOLE_MODEL = only([None, False], "half a model is no target", "Build the whole one.")
+WHOLE_MODEL = only([None, False, []], "half a model is no target", "Build the whole one.")
 ALGORITHMS: dict[Any, Settings] = {
     "default": {},
     "rtn": {},
@@ -82,7 +71,7 @@ BUILDER: dict[str, Rule] = {  # of ModelBuilder, in its config or in its extra_o
     "hf_token": quiet(),
     "hf_remote": quiet(),
 }
-LATER: dict[str, Rule] = {  # in extra_options only: names of a later model builder
+LATER: dict[str, Rule] = {  # names of a later model builder
     **{name.removeprefix("int4_"): rule for name, rule in BUILDER.items() if name.startswith("int4_")},
     "matmul_mixed_precision": combined.mixed_matmuls,
     "moe_quant_type": each({name: {"quantize.experts": name} for name in ("int2", "int4", "int8")}),
@@ -90,6 +79,10 @@ LATER: dict[str, Rule] = {  # in extra_options only: names of a later model buil
     "enable_dml_graph": noted("graph capture is an option of the session, for genai_config.json", [None, True]),
     **dict.fromkeys(("fuse_qkv", "disable_qkv_fusion", "fuse_qk_norm_gqa", "windowed_kv_cache"), quiet()),
 }
+GENAI_CONFIG = Entry(  # of a converted model: package_genai writes it, and nothing is rounded
+    {"package_genai": True},
+    dict.fromkeys(("precision", "metadata_only", "search", "extra_options", *BUILDER, *LATER), quiet()),
+)
 FLOAT: dict[str, Rule] = {
     "min_positive_val": noted("constants are rounded, not clipped", [None, 1e-7]),
     "max_finite_val": noted("constants are rounded, not clipped", [None, 10000.0]),
@@ -115,15 +108,14 @@ GPTQ: dict[str, Rule] = {
     "true_sequential": FULLY,
 }
 INT8: dict[str, Rule] = {  # of what quantises activations, too
-    "precision": each({"int8": {}, "uint8": {}}),
-    "op_types_to_quantize": quiet(list),
-    "op_types_to_exclude": only([None, []], "products and look-ups are quantised, or not, by name", GLOBS),
+    **dict.fromkeys(("precision", "weight_type"), integers.weights),
+    **dict.fromkeys(("op_types_to_quantize", "op_types_to_exclude"), quiet()),
     "nodes_to_quantize": NO_NODES,
     "nodes_to_exclude": NO_NODES,
     "per_channel": noted("weights have a scale for each channel", [None, True]),
     "quant_preprocess": quiet(bool),
     **dict.fromkeys(("user_script", "script_dir", "dataloader_func"), combined.own_script),
-    **dict.fromkeys(scripted.OLDER, quiet()),
+    **dict.fromkeys(scripted.OLDER, quiet()),  # what dataloader_func is called with
     "activation_symmetric": noted("activations have a zero point", [None, False]),
     "weight_symmetric": noted("weights are symmetric", [None, True]),
     "extra_options": noted("extra_options are of onnxruntime's quantiser", [None, {}]),
@@ -133,10 +125,11 @@ INT8: dict[str, Rule] = {  # of what quantises activations, too
     "reduce_range": quiet(bool),
     "calibration_providers": quiet(),
     "quant_format": noted("the form is QDQ", [None, "QDQ"]),
-    "activation_type": each({"int8": {}, "uint8": {}}),
+    "activation_type": integers.activations,
     "min_real_range": noted("ranges are those seen"),
     "tensor_quant_overrides": only([None, {}], NODES, GLOBS),
-    "prepare_qdq_config": quiet(bool),
+    **dict.fromkeys(("prepare_qdq_config", "prepare_qnn_config"), quiet(bool)),
+    "MatMulConstBOnly": quiet(bool),  # products of two activations stay as they are
 }
 TRAINED: dict[str, Rule] = {
     "train_data_config": training.training_text,
@@ -159,9 +152,18 @@ TRAINED: dict[str, Rule] = {
 }
 
 
+SWITCH = (False, True)
+SEARCHED: dict[str, Sequence[Any]] = {"precision": ("int8", "uint8"), "per_channel": SWITCH, "reduce_range": SWITCH}
+CALIBRATION: dict[str, Sequence[Any]] = {
+    "calibrate_method": ("MinMax", "Entropy", "Percentile"),
+    "quant_format": ("QDQ", "QOperator"),
+}
+
+
 def _tuning(method: str) -> Entry:
     rates = {"rank": 64, "alpha": 16.0, "dropout": 0.05, "dtype": "bf16", "method": method}
-    return Entry({f"finetune.{name}": value for name, value in rates.items()}, TRAINED)
+    settings: Settings = {f"finetune.{name}": value for name, value in rates.items()}
+    return Entry(settings, TRAINED, searched={"r": (16, 32, 64)})
 
 
 PASSES: dict[str, Entry] = {
@@ -171,23 +173,32 @@ PASSES: dict[str, Entry] = {
         {
             "precision": combined.precision,
             **BUILDER,
+            **LATER,
             "extra_options": combined.extra(BUILDER | LATER),
-            "metadata_only": quiet(bool),  # genai_config.json of a converted model: packaging writes it
+            "metadata_only": quiet(bool),
             "search": noted("what generation does is genai_config.json's, from the checkpoint's own settings"),
         },
+        searched={
+            "int4_block_size": (32, 64, 128),
+            "int4_is_symmetric": (True, False),
+            "int4_algo_config": ("default", "rtn", "k_quant_mixed", "k_quant_last"),
+        },
+        instead=("metadata_only", GENAI_CONFIG),
     ),
     "MobiusBuilder": Entry(
         {},
         {
             "precision": each({"fp32": {}, "fp16": DTYPES["float16"], "bf16": DTYPES["bfloat16"]}),
-            **dict.fromkeys(("exporter_func", "exporter_config"), combined.script),
+            "exporter_func": combined.script,
+            "exporter_config": quiet(),
+            "components_to_export": WHOLE_MODEL,
         },
     ),
     "OnnxConversion": Entry(
         {},
         {
             "torch_dtype": each({None: {}, **DTYPES}),
-            "target_opset": OPSET,
+            "target_opset": combined.opset,
             "dynamic": only([None, True], "graphs take any length", "Use DynamicToFixedShape behind it."),
             **dict.fromkeys(
                 ("use_dynamo_exporter", "device", "parallel_jobs", "merge_adapter_weights", "optimize"), quiet()
@@ -201,7 +212,7 @@ PASSES: dict[str, Entry] = {
         {},
         {
             "fp16": each({True: DTYPES["float16"], False: {}}),
-            "target_opset": OPSET,
+            "target_opset": combined.opset,
             "components": noted("one graph reads prompts and goes on from them"),
             "device": quiet(str),
             "extra_args": noted("extra_args are of Optimum's exporter", [None, {}]),
@@ -237,7 +248,7 @@ PASSES: dict[str, Entry] = {
             quiet(bool),
         ),
     ),
-    "OnnxScriptFusion": Entry(),
+    **dict.fromkeys(("OnnxScriptFusion", "OnnxCastChainElimination"), Entry()),
     "OnnxQuantizationPreprocess": Entry(
         {}, dict.fromkeys(("skip_optimization", "skip_onnx_shape", "skip_symbolic_shape"), quiet(bool))
     ),
@@ -348,9 +359,11 @@ PASSES: dict[str, Entry] = {
         combined.selective,
     ),
     # weights and activations
-    "OnnxDynamicQuantization": Entry({}, INT8, combined.dynamic),
-    "OnnxStaticQuantization": Entry({}, INT8, combined.static),
-    "OnnxQuantization": Entry({}, INT8, combined.dynamic_or_static),
+    "OnnxDynamicQuantization": Entry({}, INT8, integers.dynamic, SEARCHED),
+    "OnnxStaticQuantization": Entry({}, INT8, integers.static, SEARCHED | CALIBRATION),
+    "OnnxQuantization": Entry(
+        {}, INT8, integers.dynamic_or_static, {"quant_mode": ("static", "dynamic")} | SEARCHED | CALIBRATION
+    ),
     # adapters
     "LoRA": _tuning("lora"),
     "QLoRA": _tuning("qlora"),
@@ -381,8 +394,9 @@ PASSES: dict[str, Entry] = {
             "intra_thread_num_list": combined.listed("tune_session.threads", int),
             "inter_thread_num_list": combined.listed("tune_session.inter_threads", int),
             "opt_level_list": combined.listed("tune_session.level", combined.LEVELS),
-            "execution_mode_list": combined.listed("tune_session.execution", {0: "sequential", 1: "parallel"}),
-            "data_config": noted("the session is timed on the text that comes along"),
+            "execution_mode_list": combined.listed("tune_session.execution", combined.EXECUTION),
+            **dict.fromkeys(("data_config", "dataloader_func", "user_script"), combined.timed),
+            **dict.fromkeys(("batch_size", "data_dir"), quiet()),
             "providers_list": quiet(),
             "provider_options_list": noted("provider options are the device's own", [None, {}, []]),
             "extra_session_config": noted("extra_session_config is not tried", [None, {}]),
@@ -432,7 +446,7 @@ REFUSED: dict[str, tuple[str, str]] = {  # why, and what comes closest
         ("OpenVINOOptimumConversion", "OpenVINOQuantizationWithAccuracy", "OpenVINOWeightCompression"), _INTEL
     ),
     **dict.fromkeys(("QuarkQuantization", "VitisAIAddMetaData", "VitisGenerateModelLLM", "VitisGenerateModelSD"), _AMD),
-    **dict.fromkeys(("VitisAIQuantization",), _AMD),
+    **dict.fromkeys(("VitisAIQuantization", "RyzenGenerateModelLLM"), _AMD),
     **dict.fromkeys(("NVModelOptGraphSurgery", "NVModelOptQuantization"), _NVIDIA),
     **dict.fromkeys(("IncDynamicQuantization", "IncQuantization", "IncStaticQuantization"), _NEURAL),
     **dict.fromkeys(("CaptureSplitInfo", "SplitModel", "ComposeOnnxModels", "CaptureLayerAnnotations"), _PARTS),

@@ -1,11 +1,10 @@
-"""`evaluators` as [check] and [bench], and `search_strategy` as [search]."""
+"""`evaluators` as [check] and [bench]."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
-from onnxmake.olive import scripted
 from onnxmake.olive.rules import Settings
 from onnxmake.olive.told import Refusal, Told
 from onnxmake.olive.workflow import entries, flat, known, table, wrong
@@ -34,20 +33,12 @@ MORE = {
 METRIC = {"sub_type", "name", "type", "backend", "sub_types", "user_config", "data_config", "priority_rank"}
 SUB = {"name", "metric_config", "priority", "higher_is_better", "goal", "priority_rank"}
 TYPES = ("accuracy", "latency", "throughput", "size_on_disk", "custom")
-STRATEGY = {
-    *(
-        "execution_order",
-        "sampler",
-        "sampler_config",
-        "search_algorithm",
-        "search_algorithm_config",
-        "output_model_num",
-    ),
-    *("stop_when_goals_met", "max_iter", "max_time", "include_pass_params", "max_samples", "num_samples", "seed"),
-}
 FALLS = {"percent-max-degradation": 100.0, "max-degradation": 1.0}  # of a metric, by so much at most
-TRIALS = 20
-Own = Callable[[str, str, Mapping[str, Any]], None]  # place, name and user_config of a metric that a script evaluates
+Script = Callable[[str, str, Mapping[str, Any]], dict[str, Any]]  # place, name and user_config -> [[metric]]
+EVALUATORS = ("LMEvaluator", "MTEBEvaluator")
+SIZE = "size_on_disk"  # a task of LMEvaluator, too; doit check has the figure
+COMPARED = "doit check compares with the unquantised model, by perplexity, KL divergence and top-1 agreement"
+SCRIPT = f"its script is not run: {COMPARED}"
 
 
 def _gate(where: str, item: str, metric: str, sub: Mapping[str, Any], note: Callable[[str], None]) -> Settings:
@@ -70,38 +61,58 @@ def _gate(where: str, item: str, metric: str, sub: Mapping[str, Any], note: Call
 
 
 def _scripted(
-    where: str, item: str, metric: Mapping[str, Any], config: Mapping[str, Any], own: Own, out: Settings, told: Told
-) -> Settings:
-    """Limits of what a script evaluates: goals that name a value."""
-    subs = entries(where, f"{item}.sub_types", metric.get("sub_types")) or [
-        metric.get("sub_type") or metric.get("name")
-    ]
-    named = [{"name": sub} if isinstance(sub, str) else table(where, f"{item}.sub_types", sub or {}) for sub in subs]
-    for sub in named:
-        known(where, f"{item}.sub_types", sub, SUB)
-        if not str(sub.get("name")).isidentifier():
-            raise wrong(where, f"{item}.sub_types.name", sub.get("name"), "a name of letters, digits and _")
-        if sub.get("goal") and not scripted.limit(sub):
-            told.note(
-                item, f"the goal of {sub['name']} is relative to the input model, and no gate: a threshold is one"
-            )
-    own(item, named[0]["name"], config)
-    limits = {gate: value for sub in named for gate, value in scripted.limit(sub).items()}
-    return {"check.limits": out.get("check.limits", {}) | limits} if limits else {}
+    where: str, item: str, subs: list[dict[str, Any]], config: Mapping[str, Any], script: Script, told: Told
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """The [[metric]] of what a script evaluates, and its gates: goals that name a value. Where none is run, that is noted. Raises TargetError."""
+    try:
+        metric = script(item, subs[0].get("name"), config)
+    except Refusal as refusal:
+        told.note(item, f"{SCRIPT}; {refusal.why}. {refusal.closest.removesuffix('.')}")
+        metric = None
+    limits: dict[str, float] = {}
+    for sub in subs:
+        name, goal = sub.get("name"), table(where, f"{item}.goal", sub.get("goal") or {})
+        if metric is not None and not (isinstance(name, str) and name.isascii() and name.isidentifier()):
+            raise wrong(where, f"{item}.sub_types.name", name, "a name of letters, digits and _")
+        if goal and type(goal.get("value")) not in (int, float):
+            raise wrong(where, f"{item}.goal.value", goal.get("value"), "a number")
+        if goal and metric is None:
+            told.note(item, f"the goal of {name} is no gate, as its script is not run")
+        elif goal.get("type") == "threshold":
+            limits[f"{'max' if sub.get('higher_is_better') is False else 'min'}_{name}"] = float(goal["value"])
+        elif goal:
+            told.note(item, f"the goal of {name} is relative to the input model, and no gate: a threshold is one")
+    return [metric] if metric is not None else [], limits
+
+
+def _text(item: str, name: str, text: Callable[..., tuple[Any, Settings]], told: Told) -> Settings:
+    """What is evaluated on: a file or data set, or what a script makes where it may run. Raises TargetError."""
+    try:
+        file, taken = text(name, end=".txt")
+    except Refusal as refusal:
+        told.note(item, f"{refusal.why}: doit check reads the text that comes along instead")
+        return {}
+    read = {f"check.{option}": value for option, value in taken.items() if option == "text_template"}
+    return {"check.text": file} | read if file else {}
 
 
 def settings(
-    where: str, evaluator: Mapping[str, Any], text: Callable[..., tuple[str | None, Settings]], own: Own, told: Told
+    where: str, evaluator: Mapping[str, Any], text: Callable[..., tuple[Any, Settings]], script: Script, told: Told
 ) -> Settings:
-    """Of [check] and [bench]; `own` is told of each metric that a script evaluates. Raises TargetError, Refusal."""
+    """Of [check] and [bench], and "metric": each [[metric]]. Evaluating changes nothing of the model: scripts and tasks that are not run
+    are noted. Raises TargetError."""
     given = flat(evaluator, "type_args", where, "evaluators")
     known(where, "evaluators", given, {*KEYS, *MORE})
-    if given.get("user_script") or given.get("script_dir"):
-        raise Refusal(
-            "evaluators: a script evaluates", "Use perplexity, or [check] of the target: KL divergence and top-1."
+    if given.get("user_script"):
+        told.note("evaluators", SCRIPT)
+    elif given.get("type") is not None and given["type"] not in EVALUATORS:
+        raise TargetError(
+            f"{where}: evaluators: type = {given['type']!r} is none that Olive has.",
+            "A typing error.",
+            nearest(str(given["type"]), EVALUATORS),
         )
-    if given.get("tasks"):
-        told.note("evaluators", "tasks of lm-eval are not run: doit check compares with the unquantised model")
+    if tasks := [str(task) for task in entries(where, "evaluators.tasks", given.get("tasks")) if task != SIZE]:
+        told.note("evaluators", f"{', '.join(tasks)} {'is' if len(tasks) == 1 else 'are'} not run: {COMPARED}")
     out: Settings = {}
     for number, entry in enumerate(entries(where, "evaluators.metrics", given.get("metrics"))):
         item = f"evaluators.metrics[{number}]"
@@ -113,45 +124,21 @@ def settings(
                 f"{where}: {item}.type = {kind!r} is none that Olive has.", "A typing error.", nearest(str(kind), TYPES)
             )
         config = table(where, f"{item}.user_config", metric.get("user_config") or {})
-        if kind == "custom" or config.get("evaluate_func"):
-            out |= _scripted(where, item, metric, config, own, out, told)
-            continue
-        if kind == "accuracy" and isinstance(metric.get("data_config"), str):
-            file, _ = text(metric["data_config"], end=".txt")
-            out |= {"check.text": file} if file else {}
-        single = filter(None, [metric.get("sub_type")])  # of older workflows
-        for sub in entries(where, f"{item}.sub_types", metric.get("sub_types")) or single:
-            sub = {"name": sub} if isinstance(sub, str) else table(where, f"{item}.sub_types", sub)
+        subs = entries(where, f"{item}.sub_types", metric.get("sub_types")) or [*filter(None, [metric.get("sub_type")])]
+        subs = [{"name": sub} if isinstance(sub, str) else table(where, f"{item}.sub_types", sub) for sub in subs]
+        for sub in subs:
             known(where, f"{item}.sub_types", sub, SUB)
+        if kind == "custom" or config.get("evaluate_func"):
+            own, limits = _scripted(where, item, subs or [{"name": metric.get("name")}], config, script, told)
+            out["metric"] = out.get("metric", []) + own
+            out |= {"check.limits": out.get("check.limits", {}) | limits} if limits else {}
+            continue
+        if config.get("user_script"):
+            told.note(item, SCRIPT)
+        if kind == "accuracy" and isinstance(metric.get("data_config"), str):
+            out |= _text(item, metric["data_config"], text, told)
+        for sub in subs:
             repeats = table(where, f"{item}.metric_config", sub.get("metric_config") or {}).get("repeat_test_num")
             out |= {"bench.repeats": repeats} if repeats else {}
             out |= _gate(where, item, kind, sub, lambda line, item=item: told.note(item, line))  # type: ignore[misc]
     return out
-
-
-def search(
-    where: str, given: Mapping[str, Any], evaluator: Mapping[str, Any], axes: Mapping[str, list], told: Told
-) -> Settings:
-    """[search] over what the passes leave open; empty where that is nothing. Raises TargetError."""
-    strategy = dict(given)
-    for nested in ("sampler_config", "search_algorithm_config"):
-        strategy = flat(strategy, nested, where, "search_strategy")
-    known(where, "search_strategy", strategy, STRATEGY)
-    if given and not evaluator:
-        raise TargetError(
-            f"{where}: search_strategy without an evaluator.",
-            "Olive would not know what to look for.",
-            "Name one of evaluators as evaluator.",
-        )
-    if not axes:
-        told.note("search_strategy", "no option of the passes is left open: there is nothing to search")
-        return {}
-    trials = strategy.get("max_samples") or strategy.get("num_samples") or strategy.get("max_iter") or TRIALS
-    if type(trials) is not int:
-        raise wrong(where, "search_strategy: the number of samples", trials, "a whole number")
-    told.note("search_strategy", "the search looks for little KL divergence and size; doit bench measures speed")
-    return {
-        "search.trials": trials,
-        "search.seed": strategy.get("seed", 0),
-        **{f"search.{label}": values for label, values in axes.items()},
-    }

@@ -24,6 +24,7 @@ LOAD = {  # of from_pretrained: what is of no consequence, since weights are rea
         "low_cpu_mem_usage",
         "use_safetensors",
         "attn_implementation",
+        "_attn_implementation",
     ),
     *(
         "extra_args",
@@ -34,6 +35,7 @@ LOAD = {  # of from_pretrained: what is of no consequence, since weights are rea
         "cache_dir",
         "use_cache",
     ),
+    *("token", "use_auth_token", "local_files_only", "force_download", "offload_folder", "offload_state_dict"),
 }
 REFUSED = {
     "onnxmodel": ("it starts from an ONNX file", "Name the checkpoint that the file was made of."),
@@ -53,13 +55,17 @@ TASKS: dict[str, Settings] = {
     **dict.fromkeys(("text-classification", "token-classification", "ner", "fill-mask", "question-answering"), {}),
     **dict.fromkeys(("multiple-choice", "image-classification", "sentence-similarity", "sequence-classification"), {}),
     **dict.fromkeys(("image-feature-extraction", "object-detection", "image-segmentation", "audio-classification"), {}),
+    "semantic-segmentation": {},
 }
-SEVERAL = {
-    "text2text-generation",
-    "automatic-speech-recognition",
-    "image-to-text",
-    "image-text-to-text",
-    "text2text-generation-with-past",
+SEVERAL = {  # of several graphs -> which of them can be built
+    **dict.fromkeys(
+        (
+            *("text2text-generation", "text2text-generation-with-past", "automatic-speech-recognition"),
+            *("image-to-text", "image-text-to-text"),
+        ),
+        'Build its encoder: part = "encoder" of export.',
+    ),
+    "zero-shot-image-classification": 'Build its towers, a target for each: part = "text" and part = "vision" of export.',
 }
 
 
@@ -125,9 +131,7 @@ def _task(where: str, given: Any) -> Settings:
     if not isinstance(task, str):
         raise wrong(where, "input_model.task", given, "the name of a task")
     if task in SEVERAL:
-        raise Refusal(
-            f"input_model: a model for {task} is of several graphs", 'Build its encoder: part = "encoder" of export.'
-        )
+        raise Refusal(f"input_model: a model for {task} is of several graphs", SEVERAL[task])
     if task not in TASKS:
         raise TargetError(
             f"{where}: input_model.task = {task!r} is not known.",

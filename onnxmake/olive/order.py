@@ -1,6 +1,6 @@
 """Settings of all passes to [[pass]] blocks, in this project's order, whatever the workflow's is."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnxmake.olive.one import Open
@@ -70,6 +70,7 @@ def ordered(settings: list[Settings]) -> Blocks:
             raise Refusal("SelectiveMixedPrecision is followed by no quantiser", "Add Rtn, KQuant or Gptq behind it.")
         options = quantisers[0][1]
         allocated |= {name: options[name] for name in ("block_size", "symmetric") if name in options}
+        allocated |= {"embeddings": "keep"} if options.get("embeddings") == "keep" else {}
         allocated["low_bits"] = options.get("bits", 4)
     before = [(use, merged[use]) for use in BEFORE if use in merged]
     attached: Blocks = [("attach_adapters", {})] if "attach_adapters" in merged else []
@@ -90,22 +91,22 @@ def _spread(blocks: Blocks) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from ((use, one) for one in options["several"]) if "several" in options else [(use, options)]
 
 
-def axes(open_: Open, blocks: Blocks) -> Open:
-    """Labels with the quantiser's own name. Raises Refusal for what a search here cannot vary."""
-    out = {}
+def axes(found: Sequence[tuple[Settings, Open]], blocks: Blocks) -> Open:
+    """What the passes leave open, of those that are in the blocks, under their names. Raises Refusal for what a search cannot vary."""
+    out: Open = {}
     uses = [use for use, _ in blocks]
-    for label, values in open_.items():
-        use, _, option = label.partition(".")
-        quantiser = next((u for u in uses if u.startswith("quantize_")), "")
-        name = quantiser if use == "quantize" else use
-        if (
-            option in ("method", "implied", "")
-            or name not in uses
-            or not all(isinstance(v, str | int | float | bool) for v in values)
-        ):
-            raise Refusal(
-                f"{label} cannot be varied by a search",
-                "Write a workflow for each; doit compare puts them side by side.",
-            )
-        out[f"{name}.{option}"] = values
+    heard = _asked([_grouped(settings) for settings, _ in found])
+    for (settings, open_), group in zip(found, heard):
+        for label, values in open_.items():
+            use, _, option = label.partition(".")
+            if use in ("quantize", "allocate_bits") and use not in group:
+                continue  # another quantiser takes its place
+            name = f"quantize_{settings['quantize.method']}" if use == "quantize" else use
+            varied = all(isinstance(value, str | int | float | bool) for value in values)
+            if label in ("quantize.method", "quantize.implied") or not option or uses.count(name) != 1 or not varied:
+                raise Refusal(
+                    f"{label} cannot be varied by a search",
+                    "Write a workflow for each; doit compare puts them side by side.",
+                )
+            out[f"{name}.{option}"] = values
     return out

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from onnxmake.build import paths
+from onnxmake.olive import hub
 from onnxmake.olive.model import source
 from onnxmake.olive.translate import Translated, translate
 
@@ -15,6 +17,7 @@ def read(file: Path) -> tuple[str, dict[str, Any]]:
     """As of a TOML file: a text whose first comment says what it is, and the table. Raises TargetError."""
     found = translate(file)
     where = source(file, found.name, found.revision)
+    table = hub.settled(found.table, hub.refuse(paths.shown(file), file))
     differ = len(found.told.notes)
     more = f" {differ} {'note' if differ == 1 else 'notes'}: doit import." if differ else ""
-    return f"# {described(found)}{more}", {"device": found.table["device"], "source": where} | found.table
+    return f"# {described(found)}{more}", {"device": found.table["device"], "source": where} | table

@@ -3,7 +3,7 @@
 "quantize" stands for the quantiser, which the setting quantize.method names; "check" for [check].
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,9 @@ class Place:
     device: str
     told: Told
     generates: bool  # whether the model is packed to generate text
-    text: Callable[..., tuple[str | None, Settings]]  # data config -> its file, where it is one, and samples and tokens
+    text: Callable[..., tuple[Any, Settings]]  # data config -> its file or data set, and how it is read
     data: Callable[..., tuple[str, Settings]]  # a pass's own options -> the same of its dataloader_func
+    beside: Set[str] = frozenset()  # the types of all passes, in small letters
 
     def note(self, text: str) -> None:
         self.told.note(self.item, text)
@@ -72,9 +73,16 @@ def to(label: str, kind: type) -> Rule:
     return lambda value, place: {label: typed(value, kind)}
 
 
-def each(known: Mapping[Any, Settings]) -> Rule:
-    """Each value stands for settings."""
-    return lambda value, place: dict(known[one_of(value, known)])
+def each(known: Mapping[Any, Settings], refused: Mapping[Any, tuple[str, str]] | None = None) -> Rule:
+    """Each value stands for settings, or is refused for a reason, with what comes closest."""
+
+    def rule(value: Any, place: Place) -> Settings:
+        name = one_of(value, {**known, **(refused or {})})
+        if refused and name in refused:
+            raise Refusal(*refused[name])
+        return dict(known[name])
+
+    return rule
 
 
 def quiet(kind: type | None = None) -> Rule:
@@ -125,12 +133,12 @@ def groups(label: str, largest: Sequence[int] = (16, 32, 64, 128, 256)) -> Rule:
 
 
 def text(label: str) -> Rule:
-    """A data config: its file, and how much of it."""
+    """A data config: its file or data set, and what of it."""
     use = label.split(".")[0]
 
     def rule(value: Any, place: Place) -> Settings:
-        file, amount = place.text(typed(value, str))
-        taken = {f"{use}.{option}": number for option, number in amount.items()}
+        file, read = place.text(typed(value, str))
+        taken = {f"{use}.{option}": given for option, given in read.items()}
         return taken | ({label: file} if file else {})
 
     return rule

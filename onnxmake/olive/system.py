@@ -6,7 +6,7 @@ from typing import Any
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 from onnxmake.olive.told import Refusal, Told
-from onnxmake.olive.workflow import known, table, wrong
+from onnxmake.olive.workflow import entries, known, table, wrong
 
 DEVICES = {
     "CPUExecutionProvider": "cpu",
@@ -32,6 +32,15 @@ CONFIG = {
     *("olive_managed_env", "requirements_file", "local_docker_config", "is_dev", "dockerfile", "build_context_path"),
     *("image_name", "work_dir", "build_args", "run_params", "clean_image", "device"),
 }
+
+
+def provider_of(system: Mapping[str, Any]) -> str:
+    """What a system runs on, as a workflow names it: its first execution provider, or its device."""
+    given: Any = next(iter(entries("", "accelerators", system.get("accelerators"))), {})
+    accelerator = given if isinstance(given, dict) else {"device": given}
+    providers = accelerator.get("execution_providers") or [accelerator.get("device") or "none named"]
+    first = providers[0] if isinstance(providers, list) else providers
+    return str(first[0] if isinstance(first, list) and first else first)
 
 
 def device_of(where: str, system: Mapping[str, Any], told: Told) -> str:
@@ -65,6 +74,8 @@ def _device(where: str, accelerator: Mapping[str, Any], told: Told) -> str:
     providers = accelerator.get("execution_providers") or []
     first = next(iter(providers if isinstance(providers, list) else [providers]), None)
     provider = first[0] if isinstance(first, list) and first else first
+    if isinstance(providers, list) and len(providers) > 1:
+        told.note("systems", f"of {len(providers)} execution providers, the first: a target is for one device")
     kind = str(accelerator.get("device", "")).lower()
     if isinstance(provider, str):
         if provider in REFUSED:

@@ -21,6 +21,10 @@ class Told:
     refused: list[tuple[str, Refusal]] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
 
+    def refuse(self, item: str, refusal: Refusal) -> None:
+        if not any((at, other.why) == (item, refusal.why) for at, other in self.refused):
+            self.refused.append((item, refusal))
+
     def note(self, item: str, text: str) -> None:
         if (item, text) not in self.notes:
             self.notes.append((item, text))

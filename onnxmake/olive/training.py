@@ -19,13 +19,15 @@ ARGUMENTS = {  # of Transformers' trainer
 
 
 def training_text(value: Any, place: Place) -> Settings:
-    file, _ = place.text(typed(value, str), end=".jsonl")
+    file, taken = place.text(typed(value, str), end=".jsonl")
     if file is None:
         raise Refusal(
-            "it is trained on files beside the workflow",
-            "Save the data set as .jsonl or .txt and name it in data_files.",
+            "it names nothing to be trained on",
+            "Name a data set in data_name, or a .jsonl or .txt file beside the workflow in data_files.",
         )
-    return {"finetune.data": file}
+    if taken.pop("samples", None):
+        place.note("max_samples is not heeded: max_steps and batch_size say how much is read")
+    return {"finetune.data": file} | {f"finetune.{option}": value for option, value in taken.items()}
 
 
 def modules(value: Any, place: Place) -> Settings:

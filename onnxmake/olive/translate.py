@@ -1,15 +1,14 @@
 """A workflow to the table that a target file has."""
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onnxmake.build import paths
-from onnxmake.olive import data, measures, model, one, order, scripted, system, workflow
+from onnxmake.olive import data, measures, model, one, order, scripted, strategy, system, workflow
 from onnxmake.olive.rules import Place, Settings
-from onnxmake.olive.scripted import Scripted
+from onnxmake.olive.scripted import Scripts
 from onnxmake.olive.told import Refusal, Told, Untranslated
 from onnxmake.olive.workflow import Workflow
 
@@ -36,59 +35,60 @@ def _nested(settings: Settings, key: str) -> dict[str, Any]:
     return out
 
 
+def _refuse_shapes(flow: Workflow, told: Told) -> None:
+    """What is no target, whatever its passes are."""
+    if flow.apart:
+        told.refuse("builds", Refusal("parts of a model are built apart", "Leave builds out: one graph is built."))
+    if not flow.passes:
+        does = "the workflow evaluates a model" if flow.evaluator else "Olive would choose them"
+        told.refuse("passes", Refusal(f"there are none: {does}", "Write passes, or let doit new choose."))
+    if flow.flows > 1:
+        told.note("pass_flows", f"of {flow.flows}, the first")
+
+
 def translate(file: Path) -> Translated:
     """The workflow's table, all but [source]. Raises TargetError: what is wrong, or all that has no counterpart."""
     flow, where, told = workflow.read(file), paths.shown(file), Told()
-    name, revision, device, open_ = "", None, "cpu", {}
-    settings: list[Settings] = [{}]
-    made: Scripted = {}
+    name, revision, device = "", None, "cpu"
+    found: list[tuple[Settings, one.Open]] = [({}, {})]
     try:
         name, revision, task = model.repository(where, flow.model, told)
-        settings = [task]
+        found = [(task, {})]
     except Refusal as refusal:
-        told.refused.append(("input_model", refusal))
+        told.refuse("input_model", refusal)
     try:
         device = system.device_of(where, flow.system, told)
     except Refusal as refusal:
-        told.refused.append(("systems", refusal))
-    generates = "package_genai" in settings[0]
-    from_config = functools.partial(scripted.from_config, made, where, file.parent, name, generates)
+        told.refuse("systems", refusal)
+    _refuse_shapes(flow, told)
+    generates = "package_genai" in found[0][0]
+    mine = Scripts(where, file.parent, name)
+    from_config = functools.partial(scripted.from_config, mine, generates)
     text = functools.partial(data.text_of, where, file.parent, flow.data, told=told, made=from_config)
-    if not flow.passes:
-        told.refused.append(
-            ("passes", Refusal("there are none: Olive would choose them", "Write passes, or let doit new choose."))
-        )
+    beside = {each.type.lower() for several in flow.passes for each in several}
     for several in flow.passes:
         item = several[0].item
-        of_pass = functools.partial(scripted.from_pass, made, where, file.parent, name, item)
-        place = Place(item, device, told, generates, text, of_pass)
+        from_pass = functools.partial(scripted.from_pass, mine, item)
+        place = Place(item, device, told, generates, text, from_pass, beside)
         try:
-            found, axes = one.settings(where, several, flow.search is not None, place)
-            settings.append(found)
-            open_.update(axes)
+            found.append(one.settings(where, several, strategy.searched(flow.search), place))
         except Refusal as refusal:
-            told.refused.append((place.item, refusal))
-    measured, searched, blocks = {}, {}, []
-    metrics: list[dict[str, Any]] = []
-
-    def own(item: str, figure: str, config: Mapping[str, Any]) -> None:
-        try:
-            metrics.append(scripted.metric(where, file.parent, name, item, figure, config))
-        except Refusal as refusal:
-            told.refused.append((item, refusal))
-
+            told.refuse(item, refusal)
+    searched, blocks = {}, []
+    measured = measures.settings(where, flow.evaluator, text, functools.partial(scripted.metric, mine), told)
+    metrics = measured.pop("metric", [])
     try:
-        measured = measures.settings(where, flow.evaluator, text, own, told)
         if not told.refused:
-            blocks = order.ordered(settings)
+            blocks = order.ordered([settings for settings, _ in found])
         if flow.search is not None and not told.refused:
-            searched = measures.search(where, flow.search, flow.evaluator, order.axes(open_, blocks), told)
+            open_ = order.axes(found, blocks)
+            searched = strategy.search(where, flow.search, flow.evaluator, open_, flow.passes, told)
     except Refusal as refusal:
-        told.refused.append(("workflow", refusal))
+        told.refuse("workflow", refusal)
     if told.refused:
         raise Untranslated(where, told.refused)
-    blocks = [*(("run_script", options) for options in made.values()), *blocks]
-    allowed = {"allow_scripts": True} if made or metrics else {}
+    blocks = [*(("run_script", options) for options in mine.made.values()), *blocks]
+    allowed = {"allow_scripts": True} if mine.made or metrics else {}
     table: dict[str, Any] = {"device": device, **allowed, "pass": [{"use": use, **options} for use, options in blocks]}
     tables = {"check": measured, "bench": measured, "search": searched}
     return Translated(

@@ -17,6 +17,7 @@ TABLES: dict[str, Any] = {
     "evaluators": dict,
     "engine": dict,
     "passes": dict,
+    "builds": dict,
 }
 ENGINE = {  # keys of the engine, in its block or at the top level -> what they may be
     "search_strategy": (dict, bool, type(None)),
@@ -40,22 +41,24 @@ QUIET = {  # of Olive's own house: cache, logs and where results go, which are d
     *("clean_evaluation_cache", "enable_shared_cache", "log_severity_level", "ort_log_severity_level", "log_to_file"),
     *("ort_py_log_severity_level", "evaluate_input_model", "plot_pareto_frontier", "no_artifacts", "packaging_config"),
     *("ep_path_map", "include_packages", "auto_optimizer_config", "azureml_client", "disable_telemetry", "verbose"),
+    "max_concurrent_builds",
 }
 PASS_KEYS = {"type", "config", "host", "evaluator", "disable_search", "output_name", "clean_run_cache"}
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One entry of `passes`: item names it in messages."""
+    """One entry of `passes`: item names it in messages. `fixed`: a search varies nothing of it that it does not list."""
 
     item: str
     type: str
     options: Mapping[str, Any]
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
 class Workflow:
-    """`passes`: each a list of alternatives, mostly one."""
+    """`passes`: each a list of alternatives, mostly one. `flows`: how many orders of them it names; the first counts."""
 
     file: Path
     model: Mapping[str, Any]
@@ -64,6 +67,8 @@ class Workflow:
     data: Mapping[str, Mapping[str, Any]]
     evaluator: Mapping[str, Any]
     search: Mapping[str, Any] | None
+    flows: int = 1
+    apart: bool = False  # parts of the model are built, each by some of the passes
 
 
 def wrong(where: str, item: str, given: Any, expected: str) -> TargetError:
@@ -130,7 +135,7 @@ def _passes(where: str, given: Mapping[str, Any]) -> tuple[tuple[Pass, ...], ...
             if not isinstance(keys.get("type"), str):
                 raise wrong(where, f"{item}.type", keys.get("type"), "the name of a pass")
             options = {k: v for k, v in flat(keys, "config", where, item).items() if k not in PASS_KEYS}
-            alternatives.append(Pass(item, keys["type"], options))
+            alternatives.append(Pass(item, keys["type"], options, keys.get("disable_search") is True))
         if not alternatives:
             raise wrong(where, f"passes.{name}", entry, "a pass, or a list of alternatives")
         out.append(tuple(alternatives))
@@ -201,4 +206,6 @@ def read(file: Path) -> Workflow:
         _data(where, given.get("data_configs") or []),
         _named(where, "evaluator", engine.get("evaluator"), evaluators, "evaluators"),
         table(where, "search_strategy", search) if isinstance(search, dict) else ({} if search else None),
+        len(engine.get("pass_flows") or [[]]),
+        bool(given.get("builds")),
     )

@@ -37,8 +37,9 @@ def moved(table: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
 
 
 def toml(header: str, notes: list[tuple[str, str]], table: Mapping[str, Any]) -> str:
-    """The text of a target file whose table this is."""
-    head = [f"# {header}", *(f"# {item}: {text}." for item, text in notes)]
+    """The text of a target file whose table this is; what a workflow calls its passes stays in the comment's line."""
+    comments = (" ".join(line.split()) for line in (header, *(f"{item}: {text}." for item, text in notes)))
+    head = [f"# {line}" for line in comments]
     head += [f"{key} = {value(table[key])}" for key in ("device", "allow_scripts") if key in table]
     blocks = ["\n".join(head)]
     for key in ("source", "pass", "metric", "check", "bench", "search"):

@@ -21,6 +21,7 @@ from onnxmake.release.package import File, contents
 from onnxmake.release.part import Part, part_of
 from onnxmake.release.speeds import Speeds, measured
 
+BESIDE = (".oci", ".tar.zst")  # how the names end of what stands beside a release's folder
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]*")
 TASKS = {  # how the name of an architecture ends -> the hub's name of what it is for
     "ForSequenceClassification": "text-classification",
@@ -110,7 +111,7 @@ def gathered(targets: Sequence[tuple[Target, Sequence[Step]]], file: ReleaseFile
     files = contents(name, parts)
     listing = canonical_json({n: [f.digest, f.size] for n, f in files.items()})
     version = setting("version") or stated or digest_text(listing)[:12]
-    if not VERSION.fullmatch(version):
+    if not VERSION.fullmatch(version) or version.endswith(BESIDE):
         raise TargetError(
             f"version = {version!r} is none.", "It becomes part of a folder's name.", "Write 1.0.0, for instance."
         )

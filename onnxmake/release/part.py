@@ -52,7 +52,7 @@ def part_of(target: Target, steps: Sequence[Step]) -> Part:
         target.device,
         {name: tuple(given) for name, given in sorted(built["files"].items())},
         show.toml(replace(target, source=source)),
-        [recipe.of_step(document, step.use.files) | {"key": key} for (key, document), step in zip(documents, steps)],
+        [recipe.of_step(document, step.use) | {"key": key} for (key, document), step in zip(documents, steps)],
         quality.summary(target, built["files"]),
         target.check.gates,
         {one["pass"]: one["verdict"] for one in (reproduced.summary(target, built["files"]) or {"steps": []})["steps"]},

@@ -15,10 +15,14 @@ def _resource(name: str, digest: str, **more: str) -> dict[str, Any]:
 
 
 def _dependencies(facts: Facts) -> Iterator[dict[str, Any]]:
-    """All that went in: the checkpoint's files, the environments' locks, the image that they stand on."""
+    """All that went in: the checkpoint's files, those of datasets, the environments' locks, the image that they stand on."""
     for name, digest in facts.checkpoint.items():
         where = {"uri": f"hf://{facts.repo}@{facts.revision}/{name}"} if facts.repo else {}
         yield _resource(f"checkpoint/{name}", digest, **where)
+    for name in sorted(
+        {name for part in facts.parts for step in part.steps for name in step.get("datasets", {}).values()}
+    ):
+        yield {"name": name.rpartition("/")[2], "uri": name}  # the commit in it is the digest
     for environment, digest in sorted(facts.locks.items()):
         yield _resource(f"containers/{environment}/requirements.lock", digest)
     name, digest = base_image()

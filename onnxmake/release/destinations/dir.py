@@ -1,6 +1,7 @@
 """A release in a folder, such as a mounted share: there whole or not at all."""
 
 import os
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -74,4 +75,4 @@ def send(release: Released, where: str) -> None:
             sync(final.parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    say(f"publish:{release.name}: {final}; python -m onnxmake verify {final}")
+    say(f"publish:{release.name}: {final}; python -m onnxmake verify {shlex.quote(str(final))}")
