@@ -54,11 +54,11 @@ def test_it_does_not_change_with_anything_else(output, containers, file):
 
 
 def test_windows_has_no_image_for_linux_and_an_unknown_one_names_those_there_are(output):
-    assert image.names() == ["cpu", "cuda", "data", "finetune", "torch"]
+    assert image.names() == ["cpu", "cuda", "data", "finetune", "script", "torch"]
     for env in ("directml", "none"):
         with pytest.raises(EnvironmentMissing, match=f"no image '{env}'") as caught:
             recipe(env=env)
-        assert "cpu, cuda, data, finetune, torch" in caught.value.action
+        assert "cpu, cuda, data, finetune, script, torch" in caught.value.action
 
 
 def test_every_dockerfile_takes_its_base_as_an_argument_and_is_plain_enough_for_every_builder():

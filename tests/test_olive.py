@@ -228,7 +228,7 @@ REFUSALS = [
             data_configs=[{"name": "d", "user_script": "s.py"}],
         ),
         "the script s.py would run code of its own",
-        "Save what it loads",
+        "doit allow_scripts=true",
     ),
     (
         changed(passes={"m": {"type": "MobiusBuilder", "components_to_export": ["decoder"]}}),

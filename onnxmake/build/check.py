@@ -4,7 +4,7 @@ model, compared with the unquantised one, and the target's gates."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onnxmake.build import evaluation, gates, paths, quality, results, speed, twin
+from onnxmake.build import evaluation, gates, metrics, paths, quality, results, speed, twin
 from onnxmake.build.plan import Step
 from onnxmake.build.report import say
 from onnxmake.build.target import Target
@@ -25,6 +25,8 @@ def check(target: Target, steps: Sequence[Step]) -> dict[str, float]:
             found = evaluation.evaluate(target, steps)
             quality.note(target, "evaluation", key, found)
         by = f"against the unquantised model, on {found['counted']:,} {found['of']}{_settings(target, found['of'])}"
+        if target.metrics and quality.answer(target, "scripts", own := quality.scripts_key(target, built)) is None:
+            quality.note(target, "scripts", own, {"metrics": metrics.evaluate(target, steps)})
     else:
         by = f"{steps[-1].name} leaves no model that could be evaluated"
     return _judge(target, built, by)
@@ -52,7 +54,7 @@ def _judge(target: Target, built: Mapping[str, Any], by: str) -> dict[str, float
     if absent := gates.absent(wanted, known):
         raise TargetError(
             f"{paths.shown(target.file)}: {absent[0]} under [check] limits what was not computed.",
-            "A model that generates text has perplexity, KL divergence and top-1 agreement, any other cosines.",
+            "A model that generates text has perplexity, KL divergence and top-1 agreement, any other cosines; a [[metric]] its own.",
             f"Remove {absent[0]}.",
         )
     return known

@@ -36,7 +36,7 @@ doit runner=docker build:NAME   build it in containers
 doit why build:NAME             what would run, and why
 doit plan build:NAME            the same as a table, with times   (--since FOLDER: what no release there has)
 doit regressions --since FOLDER what got slower or larger than in the releases there
-doit olive=FILE build:olive     build what a workflow of Olive says
+doit olive=FILE build:olive     build what a workflow of Olive says (allow_scripts=true: with its scripts)
 doit import -c FILE -o TOML     write it as a target to edit      (doit coverage -d FOLDER: which of them translate)
 doit schema                     the JSON Schema of target files, for editors
 doit cache                      the store: status, verify, gc, pack, unpack

@@ -16,7 +16,8 @@ SUFFIX = r"(?:(?:txt|md|jsonl|json|csv)(?:\.gz)?|parquet)"
 HUB = re.compile(  # a commit's files never change
     rf"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>{COMMIT})/(?P<file>.+\.{SUFFIX})"
 )
-OPTIONS = ("calibration", "data")  # of passes, that may name one; beside text under [check]
+MADE = "script://"  # calibration, data, text = "script://FILE": no data set, but what run_script has written as FILE
+OPTIONS = ("calibration", "data")  # of passes, that may name either; beside text under [check]
 READER = ("onnxmake.model.dataset",)
 PLAIN = re.compile(r".+\.(?:txt|md)(?:\.gz)?")
 

@@ -1,10 +1,10 @@
 """[check] of a target: what its built model is evaluated on, and the limits that it must keep. A gate limits the metric in its name."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from onnxmake.build.dataset import HUB, misnamed
+from onnxmake.build.dataset import HUB, MADE, misnamed
 
 METRICS = {  # in the order of the table -> what a person reads, and how a value is written
     "perplexity": ("perplexity", "{:.3f}"),
@@ -24,7 +24,8 @@ METRICS = {  # in the order of the table -> what a person reads, and how a value
 class Check:
     """What `doit check` evaluates, and gates: fractions, nats, megabytes of 10^6 bytes."""
 
-    # a file, relative to the target's, or hf://datasets/OWNER/NAME@COMMIT/FILE; without it, the embedded model's held-out text
+    # a file, relative to the target's, hf://datasets/OWNER/NAME@COMMIT/FILE, or script://FILE of a script; without it, the embedded
+    # model's held-out text
     text: str | None = None
     text_template: str = ""  # of rows: "{question} {answer}"; "": the column text
     window: int = 512  # tokens that the model sees at once
@@ -40,9 +41,10 @@ class Check:
     max_size_mb: float | None = None
     min_decode: float | None = None  # as a multiple of the target `than`, both as `doit bench` measured them
     than: str | None = None
+    limits: dict[str, float] = field(default_factory=dict)  # of figures of [[metric]]: { min_NAME = 0.8, max_NAME = 2 }
 
     def __post_init__(self):
-        if "://" in (self.text or "") and not self.on_hub:
+        if "://" in (self.text or "") and not (self.on_hub or self.made):
             raise ValueError(f"text = {self.text!r} {misnamed(self.text or '')}")
         if self.text_template and self.text is None:
             raise ValueError("text_template goes with text, a file with rows")
@@ -50,7 +52,9 @@ class Check:
             raise ValueError("window must be at least 2, and stride from 1 to window")
         if self.max_tokens < self.window:
             raise ValueError(f"max_tokens = {self.max_tokens} is less than one window of {self.window}")
-        if low := [name for name, limit in self.gates.items() if not limit >= 0]:
+        if wrong := [name for name in self.limits if name[:4] not in ("max_", "min_") or name[4:] in ("", *METRICS)]:
+            raise ValueError(f"limits: {wrong[0]} is not min_NAME or max_NAME of a figure of [[metric]]")
+        if low := [name for name, limit in self.gates.items() if not limit >= 0 and name not in self.limits]:
             raise ValueError(f"{low[0]} must not be negative")
         if high := [name for name in ("min_top1", "min_cosine") if self.gates.get(name, 0) > 1]:
             raise ValueError(f"{high[0]} is a fraction, at most 1")
@@ -63,6 +67,11 @@ class Check:
         return HUB.fullmatch(self.text or "") is not None
 
     @property
+    def made(self) -> str:
+        """The file of a script's that is the text; "" where it is no script's."""
+        return self.text.removeprefix(MADE) if (self.text or "").startswith(MADE) and self.text != MADE else ""
+
+    @property
     def step(self) -> int:
         """Tokens from one window to the next."""
         return self.window if self.stride is None else self.stride
@@ -71,7 +80,8 @@ class Check:
     def gates(self) -> dict[str, float]:
         """Gate -> limit, of those that are set."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name[:4] in ("max_", "min_")}
-        return {name: limit for name, limit in values.items() if limit is not None and name != "max_tokens"}
+        own = {name: limit for name, limit in values.items() if limit is not None and name != "max_tokens"}
+        return own | self.limits
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -102,7 +112,8 @@ def absent(check: Check, metrics: Mapping[str, float]) -> list[str]:
 def rows(check: Check, metrics: Mapping[str, float]) -> list[list[str]]:
     """Metric and value, and where it is limited the limit, and by how much it is met or missed."""
     limits, out = {metric_of(gate): gate for gate in check.gates}, []
-    for name, (label, form) in METRICS.items():
+    own = {name: (name, "{:.6g}") for name in (*metrics, *limits) if name not in METRICS}
+    for name, (label, form) in (METRICS | own).items():
         gate = limits.get(name)
         if gate is None and name not in metrics:
             continue

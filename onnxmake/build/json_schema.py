@@ -20,7 +20,7 @@ from onnxmake.build.report import say
 from onnxmake.build.schema import nearest, plain
 from onnxmake.build.space import Settings
 from onnxmake.build.stages import ONCE
-from onnxmake.build.target import Bench, Release, Source
+from onnxmake.build.target import METRIC, Bench, Release, Source
 from onnxmake.errors import TargetError
 
 Schema = dict[str, Any]
@@ -38,6 +38,8 @@ RESERVED: dict[str, Schema] = {
 def typed(kind: Any) -> Schema:
     """A field's type, as `schema.parse` reads it. TOML has no null: what may be None may be left out."""
     origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return {}
     if origin is Literal:
         return {"enum": [*args]}
     if origin in (Union, types.UnionType):
@@ -84,6 +86,11 @@ def _pass(found: Declaration) -> Schema:
     return closed(keys, ["use", *needed], title=found.name, description=about)
 
 
+def _metric() -> Schema:
+    found = declaration(METRIC)
+    return closed(_fields(found.options) | RESERVED, _needed(found.options), description=found.doc.partition("\n\n")[0])
+
+
 def _axis(option: Schema) -> Schema:
     """Values of an option that a search tries, or two of a number between which it does."""
     one = {key: value for key, value in option.items() if key in ("type", "enum")}
@@ -106,7 +113,7 @@ def _once(names: list[str]) -> Schema:
 
 def target_schema() -> Schema:
     """Of targets/NAME.toml."""
-    passes = [declaration(name) for name in pass_names()]
+    passes = [declaration(name) for name in pass_names() if name != METRIC]
     first = [p.name for p in passes if all(pattern.startswith("checkpoint/") for pattern in p.reads)]
     one = {"$ref": "#/$defs/pass"}
     search = _fields(Settings) | {p.name: _searched(p) for p in passes}
@@ -117,6 +124,7 @@ def target_schema() -> Schema:
         },
         "device": {"enum": devices(), "description": "where the built model runs"},
         "unproven": {"type": "boolean", "default": False, "description": "build also what no sweep has found right"},
+        "allow_scripts": {"type": "boolean", "default": False, "description": "scripts that the target names may run"},
         "source": table(Source),
         "pass": {
             "type": "array",
@@ -130,6 +138,7 @@ def target_schema() -> Schema:
         "bench": table(Bench),
         "search": closed(search, [], description="What `doit search` varies, and what it looks for."),
         "release": table(Release),
+        "metric": {"type": "array", "items": _metric(), "description": "figures that functions of scripts give"},
     }
     keys["search"]["anyOf"] = [{"required": [p.name], "properties": {p.name: {"minProperties": 1}}} for p in passes]
     rest: Schema = {"if": {"required": ["like"]}, "else": {"required": ["device", "source", "pass"]}}

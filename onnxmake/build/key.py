@@ -30,6 +30,8 @@ def inputs_of(step: Step, checkpoint: Mapping[str, str], made: Mapping[str, list
             seen |= {PREFIX + name: checkpoint[name] for name in names}
         else:
             seen |= {name: made[name][0] for name in _needed(step, pattern, pattern, made)}
+    for name in step.use.made:
+        seen |= {PREFIX + found: checkpoint[found] for found in _needed(step, PREFIX + name, name, checkpoint)}
     return seen
 
 

@@ -9,7 +9,15 @@ from onnxmake.build import paths
 from onnxmake.build.schema import nearest
 from onnxmake.errors import TargetError
 
-FILES = ("path", "text", "calibration", "data", "weights", "config")  # keys that name a file, relative to the target's
+FILES = (
+    "path",
+    "text",
+    "calibration",
+    "data",
+    "weights",
+    "config",
+    "script",
+)  # keys that name a file, relative to the target's
 RELEASE = ".release.toml"  # how the name of a file ends that names targets to release together
 WORKFLOW = (b'"input_model"', b'"passes"')  # what a JSON file says that is one of Olive
 ONE = "A target is like one other in all that it does not write itself, one level deep."

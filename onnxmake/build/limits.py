@@ -4,7 +4,7 @@ import dataclasses
 import re
 from typing import Any
 
-from onnxmake.build.dataset import HUB, OPTIONS
+from onnxmake.build.dataset import HUB, MADE, OPTIONS
 from onnxmake.build.gates import Check
 from onnxmake.build.releases import Keys
 from onnxmake.build.space import OBJECTIVES, Settings
@@ -13,7 +13,13 @@ from onnxmake.build.target import COMMIT, Bench, Source
 UNNAMED = re.compile(r"\?P<\w+>")  # groups have no names in the dialect of JSON Schema
 AT_LEAST_1 = {"minimum": 1}
 FRACTION = {"minimum": 0, "maximum": 1}
-FILE = {"anyOf": [{"not": {"pattern": "://"}}, {"pattern": f"^{UNNAMED.sub('', HUB.pattern)}$"}]}
+FILE = {
+    "anyOf": [
+        {"not": {"pattern": "://"}},
+        {"pattern": f"^{UNNAMED.sub('', HUB.pattern)}$"},
+        {"pattern": f"^{MADE}."},
+    ]
+}
 OF_OPTIONS: dict[str, dict[str, Any]] = dict.fromkeys(OPTIONS, FILE)  # of passes, whichever
 OF_FIELDS: dict[type, dict[str, dict[str, Any]]] = {
     Source: {"revision": {"pattern": f"^{COMMIT.pattern}$"}},

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxmake.build import closure, fetch, gates, measurements, paths, results, speed
+from onnxmake.build import closure, fetch, gates, measurements, paths, plan, results, speed, store
 from onnxmake.build.digest import digest_file
 from onnxmake.build.files import canonical_json, digest_text, read_record, write_record
+from onnxmake.build.key import digest as digest_of
+from onnxmake.build.key import known
+from onnxmake.build.settings import setting
 from onnxmake.build.target import Target
 from onnxmake.errors import OnnxmakeError, TargetError
 
-TUNING = ("finetune", "import_adapter")  # passes that say which weights the model has
+TUNING = ("run_script", "finetune", "import_adapter")  # passes that say which weights the model has, or make data
 SEMANTIC = (*TUNING, "export", "pool")  # those that say what a model computes; those behind them say how
 UNTWINNED = (*TUNING, "attach_adapters")  # those that hold the checkpoint's own widths: a twin does without them
 HELDOUT = paths.TARGETS / "tiny" / "heldout.txt"
@@ -36,6 +39,8 @@ def text_of(target: Target) -> Path:
     named = target.check.text
     if target.check.on_hub:
         return fetch.fetch_data(named, target.check.text_template)
+    if target.check.made:
+        return _made(target, target.check.made)
     file = HELDOUT if named is None else target.file.parent / named
     if not file.is_file():
         raise TargetError(
@@ -46,14 +51,26 @@ def text_of(target: Target) -> Path:
     return file
 
 
+def _made(target: Target, name: str) -> Path:
+    """The file that a script of the target's has made, under its name. Raises StoreError where that step is not done, ObjectLost where its
+    file is gone."""
+    steps = plan.steps_of(target, plan.checkpoint_of(target, setting("source")))
+    (entry,) = (s.record["files"][name] for s in steps if getattr(s.use.options, "output", None) == name)
+    place = paths.BUILD / "data" / entry[0][:16] / name
+    if not place.is_file():
+        store.lay_out({name: entry}, place.parent, link=True)
+    return place
+
+
 def text_key(target: Target) -> str:
-    """What stands for the text's content: a commit's file never changes. Raises TargetError."""
+    """What stands for the text's content: a commit's file never changes. Raises TargetError, StoreError."""
     return str(target.check.text) if target.check.on_hub else digest_file(text_of(target))
 
 
 def text_name(target: Target) -> str:
     """The text as a person knows it."""
-    return str(target.check.text) if target.check.on_hub else paths.shown(text_of(target))
+    named = target.check.on_hub or target.check.made
+    return str(target.check.text) if named else paths.shown(text_of(target))
 
 
 def semantic(names: Iterable[str]) -> int:
@@ -92,8 +109,14 @@ def twin_key(target: Target, built: Mapping[str, Any]) -> dict[str, Any]:
     return {"steps": keys, "code": _code([*TWIN, f"{TABLES}.{target.device}"], "torch", "cpu")}
 
 
+def scripts_key(target: Target, built: Mapping[str, Any]) -> dict[str, Any]:
+    """All that figures of scripts depend on: files, the checkpoint by the steps' keys, and the scripts with what goes with them."""
+    found = [digest_of(known(plan.Step(use, plan.checkpoint_of(target), None))) for use in target.metrics]
+    return {"files": built["files"], "steps": [step["key"] for step in built["steps"]], "scripts": found}
+
+
 def answer(target: Target, question: str, key: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What was found for exactly this key. `question`: twin or evaluation."""
+    """What was found for exactly this key. `question`: twin, evaluation or scripts."""
     found = _record(target).get(question)
     return found if found and found["key"] == key else None
 
@@ -120,7 +143,8 @@ def metrics(target: Target, built: Mapping[str, Any]) -> dict[str, float]:
     """All that gates can limit, but decode speed: figures found with today's text, settings and code, and the size in MB."""
     found = answer(target, "evaluation", evaluation_key(target, built))
     size = sum(size for _, size in built["files"].values()) / 1e6
-    return (dict(found["metrics"]) if found else {}) | {"size_mb": size}
+    own = answer(target, "scripts", scripts_key(target, built)) if target.metrics else None
+    return {name: value for one in (found, own) if one for name, value in one["metrics"].items()} | {"size_mb": size}
 
 
 def lacking(target: Target) -> str:
@@ -134,6 +158,8 @@ def lacking(target: Target) -> str:
             return f"no twin of {target.name} was compared as it is built: {check}"
         if answer(target, "evaluation", evaluation_key(target, built)) is None:
             return f"{target.name} was not evaluated as it is built: {check}"
+        if target.metrics and answer(target, "scripts", scripts_key(target, built)) is None:
+            return f"no script has evaluated {target.name} as it is built: {check}"
         known = metrics(target, built)
         if target.check.than:
             known["decode"] = speed.ratio(target, target.check.than)

@@ -21,6 +21,8 @@ def plain(value: Any) -> Any:
 
 def _expected(kind: Any) -> str:
     origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return "any value"
     if origin is Literal:
         return "one of " + ", ".join(map(repr, args))
     if origin in (Union, types.UnionType):
@@ -35,6 +37,8 @@ def _expected(kind: Any) -> str:
 def _convert(value: Any, kind: Any) -> Any:
     """The value as `kind`; ValueError where it is something else. bool is no int, a whole number is a float."""
     origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
     if origin is Literal:
         if any(value == a and type(value) is type(a) for a in args):
             return value

@@ -47,6 +47,10 @@ def search(target: Target, steps: Sequence[Step]) -> None:
     """Try until there are as many trials as the target asks for, then write the best. Raises OnnxmakeError."""
     folder = paths.BUILD / "search" / target.name
     execute.make_source(steps[0].checkpoint)
+    if target.check.made:  # by a script: it is the same in all trials
+        outputs = [getattr(step.use.options, "output", None) for step in steps]
+        for step in steps[: outputs.index(target.check.made) + 1]:
+            execute.make_step(step, [target.name])
     quality.text_of(target)  # what cannot be fetched is no trial's fault
     record, wanted = study.opened(target, steps, folder), target.search
     count = min(wanted.settings.trials, wanted.size)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from onnxmake.build import paths
+from onnxmake.build.dataset import MADE
 from onnxmake.build.report import say
-from onnxmake.build.target import Target
+from onnxmake.build.target import Target, Use
 
 
 def value(given: Any) -> str:
-    if isinstance(given, tuple):
+    if isinstance(given, tuple | list):
         return f"[{', '.join(map(value, given))}]"
     if isinstance(given, dict):
         inner = ", ".join(f"{json.dumps(name, ensure_ascii=False)} = {value(v)}" for name, v in given.items())
@@ -28,16 +29,20 @@ def _beside(option: str, file: Path, target: Target) -> str:
     return "" if file == paths.TEXTS / f"{option}.txt" else Path(os.path.relpath(file, target.file.parent)).as_posix()
 
 
+def _options(use: Use, target: Target) -> list[str]:
+    """Of a pass, with files as the target names them."""
+    named = {}
+    for name, given in vars(use.options).items():
+        if given in [*use.files]:
+            named[name] = use.hub.get(given) or _beside(name, use.files[given], target)
+        elif given in [f"checkpoint/{file}" for file in use.made]:
+            named[name] = MADE + given.removeprefix("checkpoint/")
+    return _lines(vars(use.options) | named | {"may_skip": use.may_skip, "memory_mb": use.memory_mb})
+
+
 def passes(target: Target) -> str:
     """The target's list of passes."""
-    blocks = []
-    for use in target.passes:
-        limits = {"may_skip": use.may_skip, "memory_mb": use.memory_mb}
-        named = {
-            (name := Path(staged).stem): use.hub.get(staged) or _beside(name, file, target)
-            for staged, file in use.files.items()
-        }
-        blocks.append(["[[pass]]", *_lines({"use": use.declaration.name} | vars(use.options) | named | limits)])
+    blocks = [["[[pass]]", f'use = "{use.declaration.name}"', *_options(use, target)] for use in target.passes]
     return "\n\n".join("\n".join(block) for block in blocks)
 
 
@@ -55,9 +60,15 @@ def _search(target: Target) -> list[list[str]]:
 
 def toml(target: Target) -> str:
     """A target file that reads as `target`, with nothing left to defaults."""
-    blocks = [[f"# {target.description}", *_lines({"device": target.device, "unproven": target.unproven})]]
+    allowed = (
+        {"allow_scripts": True}
+        if any(hasattr(use.options, "script") for use in (*target.passes, *target.metrics))
+        else {}
+    )
+    blocks = [[f"# {target.description}", *_lines({"device": target.device, "unproven": target.unproven, **allowed})]]
     blocks.append(["[source]", *_lines(vars(target.source))])
     blocks.append([passes(target)])
+    blocks += [["[[metric]]", *_options(use, target)] for use in target.metrics]
     blocks.append(["[check]", *_lines(vars(target.check))])
     blocks.append(["[bench]", *_lines(vars(target.bench))])
     if stated := _lines(vars(target.release)):

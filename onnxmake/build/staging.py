@@ -49,6 +49,7 @@ def staged(step: Step, explained: Mapping[str, Any]) -> Iterator[Path]:
         for name in ("src/checkpoint", "out", "tmp"):
             (work / name).mkdir(parents=True)
         for name, original in _originals(step, inputs).items():
+            (work / "src" / name).parent.mkdir(parents=True, exist_ok=True)
             os.symlink(original, work / "src" / name)
         if step.use.declaration.resumes:
             state_of(explained).mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxmake.build import dataset, like, paths, space, stages, tuning
+from onnxmake.build import dataset, like, paths, scripts, space, stages, tuning
 from onnxmake.build.declaration import Declaration, declaration
 from onnxmake.build.device import devices
 from onnxmake.build.gates import Check
@@ -22,13 +22,16 @@ RESERVED = {"may_skip": (bool, "true or false"), "memory_mb": (int, "4000 or ano
 FORMS = {
     "device": 'device = "cpu"',
     "unproven": "unproven = true",
+    "allow_scripts": "allow_scripts = true",
     "source": "[source]",
     "check": "[check]",
     "bench": "[bench]",
     "search": "[search]",
     "release": "[release]",
     "pass": "[[pass]]",
+    "metric": "[[metric]]",
 }
+METRIC = "run_metric"  # the pass that a [[metric]] is
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Use:
     hub: Mapping[str, str] = field(
         default_factory=dict
     )  # of those, what is a dataset's: as the step sees it -> its name
+    made: tuple[str, ...] = ()  # files that its options name, too, and that a script before it makes
 
 
 @dataclass(frozen=True)
@@ -102,14 +106,22 @@ class Target:
     check: Check = Check()
     search: Search | None = None
     release: Release = Release()
+    metrics: tuple[Use, ...] = ()  # that scripts evaluate
 
 
-def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Path], dict[str, str]]:
-    """Options with the files that they name as a step sees them, and where those are: relative to the target file or, for an
-    empty name, the text that comes with the program; and the names of those that are to be fetched."""
-    files, hub = {}, {}
+def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Any]]:
+    """Options with the files that they name as a step sees them, and `files`, `hub` and `made` of a Use: where those are, relative to
+    the target file or, for an empty name, the text that comes with the program; which are to be fetched; which a script has yet to
+    make."""
+    files: dict[str, Path] = {}
+    hub: dict[str, str] = {}
+    made: tuple[str, ...] = ()
     for name in (f.name for f in fields(options) if f.name in like.FILES):
         value = getattr(options, name)
+        if value.startswith(dataset.MADE) and name in dataset.OPTIONS:
+            made += (value.removeprefix(dataset.MADE),)
+            options = replace(options, **{name: f"checkpoint/{made[-1]}"})
+            continue
         path = (beside / value).resolve() if value else paths.TEXTS / f"{name}.txt"
         if "://" in value and name in dataset.OPTIONS:
             dataset.check(where, name, value)
@@ -121,31 +133,51 @@ def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Path
                 f"Files are looked for beside the target: {paths.shown(path)}.",
                 "Correct the name.",
             )
-        files[name + path.suffix] = path
-        options = replace(options, **{name: name + path.suffix})
-    return options, files, hub
+        staged = name + path.suffix
+        if name == "script":
+            staged = f"{scripts.FOLDER}/{path.name}"
+            files |= scripts.beside(path, [v for v in vars(options).values() if isinstance(v, dict)])
+        else:
+            files[staged] = path
+        options = replace(options, **{name: staged})
+    return options, {"files": files, "hub": hub, "made": made}
 
 
-def _use(table: dict, number: int, device: str, beside: Path, where: str) -> Use:
+def _metric(table: dict, number: int, device: str, beside: Path, where: str) -> Use:
+    """One of [[metric]], which names no pass: there is one."""
+    if "use" in table:
+        raise TargetError(
+            f"{where}: [[metric]] {number}: unknown key 'use'.", "A metric is a script's.", "Leave it out."
+        )
+    return _use({"use": METRIC} | table, number, device, beside, where, "metric")
+
+
+def _use(table: dict, number: int, device: str, beside: Path, where: str, key: str = "pass") -> Use:
+    if table.get("use") == METRIC and key == "pass":
+        raise TargetError(
+            f"{where}: [[{key}]] {number} ({METRIC}) evaluates what is built, and is no step of a build.",
+            "doit check makes it.",
+            "Write it as [[metric]], without use.",
+        )
     if not isinstance(table.get("use"), str):
         raise TargetError(
-            f'{where}: [[pass]] {number} has no use = "...".', "Each pass is named by its file.", 'Add use = "<pass>".'
+            f'{where}: [[{key}]] {number} has no use = "...".', "Each pass is named by its file.", 'Add use = "<pass>".'
         )
     options = {key: value for key, value in table.items() if key not in ("use", *RESERVED)}
-    for key, (kind, form) in RESERVED.items():
-        if key in table and (type(table[key]) is not kind or (kind is int and table[key] < 1)):
+    for name, (kind, form) in RESERVED.items():
+        if name in table and (type(table[name]) is not kind or (kind is int and table[name] < 1)):
             raise TargetError(
-                f"{where}: {key} of [[pass]] {number} is not {form}.",
+                f"{where}: {name} of [[{key}]] {number} is not {form}.",
                 "The value has the wrong type, or is out of range.",
-                f"Write {key} = {form.split()[0]}.",
+                f"Write {name} = {form.split()[0]}.",
             )
-    found = declaration(table["use"], f"{where}: [[pass]] {number}: ")
+    found = declaration(table["use"], f"{where}: [[{key}]] {number}: ")
     known = {f.name for f in fields(found.options)}
     if "device" in known:
         options.setdefault("device", device)
-    place = f"{where}: [[pass]] {number} ({found.name})"
-    parsed, files, hub = _staged(parse(found.options, options, place), beside, place)
-    return Use(found, parsed, table.get("may_skip", False), table.get("memory_mb", found.memory_mb), files, hub)
+    place = f"{where}: [[{key}]] {number} ({found.name})"
+    parsed, named = _staged(parse(found.options, options, place), beside, place)
+    return Use(found, parsed, table.get("may_skip", False), table.get("memory_mb", found.memory_mb), **named)
 
 
 def _check(table: dict, file: Path, files: Mapping[str, Path] | None, where: str) -> Check:
@@ -185,8 +217,9 @@ def read_target(
         "bench": dict,
         "search": dict,
         "release": dict,
+        "metric": list,
     }
-    allowed: dict[str, type] = {"device": str, "unproven": bool, **tables}
+    allowed: dict[str, type] = {"device": str, "unproven": bool, "allow_scripts": bool, **tables}
     for key, value in table.items():
         if key not in allowed:
             raise TargetError(
@@ -195,7 +228,7 @@ def read_target(
                 nearest(key, {*allowed, "like"}),
             )
         if not isinstance(value, allowed[key]) or (
-            key == "pass" and not all(isinstance(entry, dict) for entry in table["pass"])
+            allowed[key] is list and not all(isinstance(entry, dict) for entry in table[key])
         ):
             form = FORMS[key]
             raise TargetError(
@@ -217,6 +250,9 @@ def read_target(
             'Add [[pass]] with use = "export" above it.',
         )
     tuning.check(uses, where)
+    check = _check(table.get("check", {}), file, files, where)
+    metrics = tuple(_metric(t, i, head.device, file.parent, where) for i, t in enumerate(table.get("metric", []), 1))
+    scripts.check((*uses, *metrics), table.get("allow_scripts", False), check.made, where)
     target = Target(
         name,
         file,
@@ -226,9 +262,10 @@ def read_target(
         uses,
         parse(Bench, table.get("bench", {}), f"{where}: [bench]"),
         table.get("unproven", False),
-        _check(table.get("check", {}), file, files, where),
+        check,
         space.read(table["search"], uses, f"{where}: [search]") if "search" in table else None,
         parse(Release, table.get("release", {}), f"{where}: [release]"),
+        metrics,
     )
     stages.check(uses, where)
     return target

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from onnxmake.build import execute, paths, quality, store, support, traits
+from onnxmake.build import execute, paths, quality, scripts, store, support, traits
 from onnxmake.build.files import read_json
 from onnxmake.build.plan import Step, steps_of
 from onnxmake.build.source import Checkpoint
@@ -30,7 +30,7 @@ def _graph_steps(target: Target, checkpoint: Checkpoint) -> list[Step]:
 
 def _narrowed(use: Use, largest: int) -> Use:
     """A twin is narrower than its model: blocks of what its widths are multiples of, where the target's are larger."""
-    wanted = getattr(use.options, "block_size", 0)
+    use, wanted = scripts.without(use), getattr(use.options, "block_size", 0)
     return replace(use, options=replace(use.options, block_size=largest)) if 0 < largest < wanted else use
 
 

@@ -1,11 +1,13 @@
 """Inputs that a model is calibrated with: windows of a text through the checkpoint's tokenizer, or arrays of a file.
 
-A pass that calibrates has the options `calibration: str = ""`, which names a file beside the target or one of a dataset on the hub,
-`text_template: str = ""` of its rows, `samples: int` and `tokens: int`. Its key holds the file's content, its process sees
-src/calibration.txt, .jsonl or .npz and that name as the option.
+A pass that calibrates has the options `calibration: str = ""`, which names a file beside the target, one of a dataset on the hub or one
+that a script makes, `text_template: str = ""` of its rows, `samples: int` and `tokens: int`. Its key holds the file's content, its
+process sees src/calibration.txt, .jsonl or .npz and that name as the option; or the script's file among the checkpoint's.
+`samples` of 0 are all that the file holds.
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -41,7 +43,7 @@ def calibration(
 
 def windows(checkpoint: Path, data: Path, template: str, samples: int, tokens: int) -> np.ndarray:
     """int64 [samples, tokens]: pieces spread evenly over the text, or over those of rows with an empty line between two, each with what
-    the tokenizer puts around a text.
+    the tokenizer puts around a text; or the beginnings of rows of input_ids, as long as those are.
 
     Raises TargetError where the text is too short or the model reads less at once, CheckpointError without a tokenizer.
     """
@@ -53,13 +55,31 @@ def windows(checkpoint: Path, data: Path, template: str, samples: int, tokens: i
             "config.json says so in max_position_embeddings.",
             f"Write tokens = {longest} or less.",
         )
+    if data.suffix == ".npz":
+        return _rows_of_tokens(data, samples, tokens)
     tokenizer = tokenizer_of(checkpoint)
     tokenizer.enable_truncation(tokens)
-    first = tokenizer.encode(joined(data, template, samples * tokens))
+    first = tokenizer.encode(joined(data, template, samples * tokens or math.inf))
     pieces = [piece.ids for piece in (first, *first.overflowing) if len(piece.ids) == tokens]
-    if len(pieces) < samples:
+    samples = samples or len(pieces)
+    if not len(pieces) >= samples > 0:
         raise _too_short(f"{len(pieces)} samples of {tokens} tokens", samples)
     return np.array([pieces[len(pieces) * i // samples] for i in range(samples)], np.int64)
+
+
+def _rows_of_tokens(file: Path, samples: int, tokens: int) -> np.ndarray:
+    """The first `samples` rows of input_ids, of which `tokens` at most count. Raises TargetError where there are fewer, or none."""
+    with np.load(file) as arrays:
+        found = arrays.get("input_ids")
+    if found is None or found.ndim != 2:
+        raise TargetError(
+            f"{file.name} holds {'no ' if found is None else ''}input_ids{[] if found is None else list(found.shape)}.",
+            "Layers are calibrated on rows of tokens.",
+            "Give input_ids as [samples, tokens].",
+        )
+    if len(found) < samples:
+        raise _too_short(f"{len(found)} samples", samples)
+    return found[: samples or len(found), :tokens].astype(np.int64)
 
 
 def text_feed(inputs: Sequence[ir.Value], ids: np.ndarray) -> Feed:
@@ -78,7 +98,9 @@ def _arrays(inputs: Sequence[ir.Value], file: Path, samples: int) -> Iterator[Fe
     """Row after row of the file's arrays."""
     with np.load(file) as arrays:
         rows = {str(v.name): _rows(v, file, arrays) for v in inputs}
-    if (held := min(map(len, rows.values()))) < samples:
+    held = min(map(len, rows.values()))
+    samples = samples or held
+    if held < samples:
         raise _too_short(f"{held} samples", samples)
     for row in range(samples):
         yield {name: array[row : row + 1] for name, array in rows.items()}

@@ -129,7 +129,7 @@ def texts(file: Path, template: str, said: str = "") -> Iterator[str]:
         raise _unreadable(said, error) from error
 
 
-def joined(file: Path, template: str, tokens: int) -> str:
+def joined(file: Path, template: str, tokens: float) -> str:
     """The texts with an empty line between two; of rows, as many as have that many tokens for certain. Raises TargetError."""
     found, length = [], 0
     for text in texts(file, template):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from onnxmake.build.schema import nearest
+from onnxmake.olive import scripted
 from onnxmake.olive.rules import Place, Rule, Settings, WrongType, names, one_of, typed
 from onnxmake.olive.surgeries import SURGERIES
 from onnxmake.olive.told import Refusal
@@ -17,9 +18,15 @@ ROUNDED_AS_IT_RUNS = {"onnxdynamicquantization", "onnxquantization"}  # needs th
 
 def script(value: Any, place: Place) -> Settings:
     if value:
-        raise Refusal(
-            f"the script {value} would run code of its own", "Write what it prepares into a file beside the workflow."
-        )
+        scripted.allow(value)
+        raise Refusal(f"{value} is asked of a pass that runs no script", "Let a data config name the script.")
+    return {}
+
+
+def own_script(value: Any, place: Place) -> Settings:
+    """Of a pass that is calibrated: dataloader_func says what is run."""
+    if value:
+        scripted.allow(value)
     return {}
 
 

@@ -1,6 +1,6 @@
 """`data_configs`: which file a pass is trained or calibrated with or a check reads, and what of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,16 @@ def inside(where: str, item: str, given: Any, folder: Path) -> str:
 
 
 def text_of(
-    where: str, folder: Path, configs: Mapping[str, Mapping[str, Any]], name: str, told: Told
+    where: str,
+    folder: Path,
+    configs: Mapping[str, Mapping[str, Any]],
+    name: str,
+    told: Told,
+    made: Callable[..., tuple[str | None, Settings]],
+    end: str = ".npz",
 ) -> tuple[str | OnHub | None, Settings]:
-    """The file or data set of a data config, none where it names none; samples, tokens of each, template of rows. Raises TargetError,
-    Refusal."""
+    """The file or data set of a data config, none where it names none; samples, tokens of each, template of rows. `made`: of one with a
+    script, whose file ends with `end`. Raises TargetError, Refusal."""
     item = f"data_configs.{name}"
     if name == OF_MODEL:
         told.note(item, "the model's data set is not fetched: the text that comes along stands for it")
@@ -53,11 +59,6 @@ def text_of(
         )
     config = configs[name]
     known(where, item, config, {*KEYS, *PARTS})
-    if config.get("user_script") or config.get("script_dir"):
-        raise Refusal(
-            f"the script {config.get('user_script') or config['script_dir']} would run code of its own",
-            "Save what it loads as a text beside the workflow, and name that in data_files.",
-        )
     parts = {part: flat(config.get(part) or {}, "params", where, f"{item}.{part}") for part in PARTS}
     load = table(where, f"{item}.params_config", config.get("params_config") or {}) | parts["load_dataset_config"]
     process = parts["pre_process_data_config"]
@@ -66,6 +67,14 @@ def text_of(
         "tokens": process.get("max_seq_len") or load.get("seq_len"),
     }
     taken: Settings = {option: number for option, number in amount.items() if type(number) is int}
+    if config.get("user_script") or config.get("script_dir"):
+        file, taken = made(item, config, parts | {"load_dataset_config": load}, end, taken)
+        if file is None:
+            told.note(
+                item,
+                "what its script makes are numbers, and a check reads texts: the one that comes along stands for them",
+            )
+        return file, taken
     if isinstance(local := load.get("data_name"), str) and local and (folder / local).is_dir():
         raise Refusal(f"{item}: {local} is a folder", 'Name a file in it: data_name "json", and data_files.')
     found: str | OnHub | None = hub.named(where, item, load, told)
@@ -82,12 +91,12 @@ def text_of(
         found = inside(where, f"{item}.data_files", files[0], folder)
     if str(process.get("strategy")).startswith("line"):
         told.note(item, "texts are read one after the other, not each by itself")
-    if template := _template(where, item, load | process, isinstance(found, str) and bool(PLAIN.fullmatch(found))):
+    if template := template_of(where, item, load | process, isinstance(found, str) and bool(PLAIN.fullmatch(found))):
         taken["text_template"] = template
     return found, taken
 
 
-def _template(where: str, item: str, given: Mapping[str, Any], plain: bool) -> str:
+def template_of(where: str, item: str, given: Mapping[str, Any], plain: bool) -> str:
     """Of rows' text; "" is the column text, and what a plain text has. Raises TargetError, Refusal."""
     if given.get("chat_template"):
         raise Refusal(

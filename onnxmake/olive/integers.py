@@ -51,6 +51,9 @@ def static(options: Mapping[str, Any], place: Place) -> Settings:
     calibration = (
         text("quantize_static.calibration")(options["data_config"], place) if options.get("data_config") else {}
     )
+    if options.get("dataloader_func") and not calibration:
+        file, read = place.data(options)
+        calibration = {"quantize_static.calibration": file} | {f"quantize_static.{k}": v for k, v in read.items()}
     return _integers("quantize_static", options) | {"quantize_static.method": method.lower()} | calibration
 
 

@@ -6,7 +6,7 @@ Names as of Olive 0.13; ALIASES has those of older workflows. `PASSES` have a co
 from collections.abc import Sequence
 from typing import Any
 
-from onnxmake.olive import border, combined, integers, training
+from onnxmake.olive import border, combined, integers, scripted, training
 from onnxmake.olive.entry import Entry
 from onnxmake.olive.rules import Rule, Settings, each, groups, noted, only, quiet, text, to
 
@@ -114,6 +114,8 @@ INT8: dict[str, Rule] = {  # of what quantises activations, too
     "nodes_to_exclude": NO_NODES,
     "per_channel": noted("weights have a scale for each channel", [None, True]),
     "quant_preprocess": quiet(bool),
+    **dict.fromkeys(("user_script", "script_dir", "dataloader_func"), combined.own_script),
+    **dict.fromkeys(scripted.OLDER, quiet()),  # what dataloader_func is called with
     "activation_symmetric": noted("activations have a zero point", [None, False]),
     "weight_symmetric": noted("weights are symmetric", [None, True]),
     "extra_options": noted("extra_options are of onnxruntime's quantiser", [None, {}]),
@@ -128,7 +130,6 @@ INT8: dict[str, Rule] = {  # of what quantises activations, too
     "tensor_quant_overrides": only([None, {}], NODES, GLOBS),
     **dict.fromkeys(("prepare_qdq_config", "prepare_qnn_config"), quiet(bool)),
     "MatMulConstBOnly": quiet(bool),  # products of two activations stay as they are
-    **dict.fromkeys(("batch_size", "data_dir"), quiet()),
 }
 TRAINED: dict[str, Rule] = {
     "train_data_config": training.training_text,

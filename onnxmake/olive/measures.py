@@ -34,6 +34,7 @@ METRIC = {"sub_type", "name", "type", "backend", "sub_types", "user_config", "da
 SUB = {"name", "metric_config", "priority", "higher_is_better", "goal", "priority_rank"}
 TYPES = ("accuracy", "latency", "throughput", "size_on_disk", "custom")
 FALLS = {"percent-max-degradation": 100.0, "max-degradation": 1.0}  # of a metric, by so much at most
+Script = Callable[[str, str, Mapping[str, Any]], dict[str, Any]]  # place, name and user_config -> [[metric]]
 EVALUATORS = ("LMEvaluator", "MTEBEvaluator")
 SIZE = "size_on_disk"  # a task of LMEvaluator, too; doit check has the figure
 COMPARED = "doit check compares with the unquantised model, by perplexity, KL divergence and top-1 agreement"
@@ -59,10 +60,35 @@ def _gate(where: str, item: str, metric: str, sub: Mapping[str, Any], note: Call
     return {}
 
 
-def _text(item: str, name: str, text: Callable[[str], tuple[Any, Settings]], told: Told) -> Settings:
-    """What is evaluated on: a file or data set, where the data are one; no script is run for it. Raises TargetError."""
+def _scripted(
+    where: str, item: str, subs: list[dict[str, Any]], config: Mapping[str, Any], script: Script, told: Told
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """The [[metric]] of what a script evaluates, and its gates: goals that name a value. Where none is run, that is noted. Raises TargetError."""
     try:
-        file, taken = text(name)
+        metric = script(item, subs[0].get("name"), config)
+    except Refusal as refusal:
+        told.note(item, f"{SCRIPT}; {refusal.why}. {refusal.closest.removesuffix('.')}")
+        metric = None
+    limits: dict[str, float] = {}
+    for sub in subs:
+        name, goal = sub.get("name"), table(where, f"{item}.goal", sub.get("goal") or {})
+        if metric is not None and not (isinstance(name, str) and name.isascii() and name.isidentifier()):
+            raise wrong(where, f"{item}.sub_types.name", name, "a name of letters, digits and _")
+        if goal and type(goal.get("value")) not in (int, float):
+            raise wrong(where, f"{item}.goal.value", goal.get("value"), "a number")
+        if goal and metric is None:
+            told.note(item, f"the goal of {name} is no gate, as its script is not run")
+        elif goal.get("type") == "threshold":
+            limits[f"{'max' if sub.get('higher_is_better') is False else 'min'}_{name}"] = float(goal["value"])
+        elif goal:
+            told.note(item, f"the goal of {name} is relative to the input model, and no gate: a threshold is one")
+    return [metric] if metric is not None else [], limits
+
+
+def _text(item: str, name: str, text: Callable[..., tuple[Any, Settings]], told: Told) -> Settings:
+    """What is evaluated on: a file or data set, or what a script makes where it may run. Raises TargetError."""
+    try:
+        file, taken = text(name, end=".txt")
     except Refusal as refusal:
         told.note(item, f"{refusal.why}: doit check reads the text that comes along instead")
         return {}
@@ -71,9 +97,10 @@ def _text(item: str, name: str, text: Callable[[str], tuple[Any, Settings]], tol
 
 
 def settings(
-    where: str, evaluator: Mapping[str, Any], text: Callable[[str], tuple[Any, Settings]], told: Told
+    where: str, evaluator: Mapping[str, Any], text: Callable[..., tuple[Any, Settings]], script: Script, told: Told
 ) -> Settings:
-    """Of [check] and [bench]. Evaluating changes nothing of the model: scripts and tasks that are not run are noted. Raises TargetError."""
+    """Of [check] and [bench], and "metric": each [[metric]]. Evaluating changes nothing of the model: scripts and tasks that are not run
+    are noted. Raises TargetError."""
     given = flat(evaluator, "type_args", where, "evaluators")
     known(where, "evaluators", given, {*KEYS, *MORE})
     if given.get("user_script"):
@@ -97,14 +124,20 @@ def settings(
                 f"{where}: {item}.type = {kind!r} is none that Olive has.", "A typing error.", nearest(str(kind), TYPES)
             )
         config = table(where, f"{item}.user_config", metric.get("user_config") or {})
-        if kind == "custom" or config.get("user_script"):
+        subs = entries(where, f"{item}.sub_types", metric.get("sub_types")) or [*filter(None, [metric.get("sub_type")])]
+        subs = [{"name": sub} if isinstance(sub, str) else table(where, f"{item}.sub_types", sub) for sub in subs]
+        for sub in subs:
+            known(where, f"{item}.sub_types", sub, SUB)
+        if kind == "custom" or config.get("evaluate_func"):
+            own, limits = _scripted(where, item, subs or [{"name": metric.get("name")}], config, script, told)
+            out["metric"] = out.get("metric", []) + own
+            out |= {"check.limits": out.get("check.limits", {}) | limits} if limits else {}
+            continue
+        if config.get("user_script"):
             told.note(item, SCRIPT)
         if kind == "accuracy" and isinstance(metric.get("data_config"), str):
             out |= _text(item, metric["data_config"], text, told)
-        single = filter(None, [metric.get("sub_type")])  # of older workflows
-        for sub in entries(where, f"{item}.sub_types", metric.get("sub_types")) or single:
-            sub = {"name": sub} if isinstance(sub, str) else table(where, f"{item}.sub_types", sub)
-            known(where, f"{item}.sub_types", sub, SUB)
+        for sub in subs:
             repeats = table(where, f"{item}.metric_config", sub.get("metric_config") or {}).get("repeat_test_num")
             out |= {"bench.repeats": repeats} if repeats else {}
             out |= _gate(where, item, kind, sub, lambda line, item=item: told.note(item, line))  # type: ignore[misc]

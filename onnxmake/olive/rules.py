@@ -28,7 +28,8 @@ class Place:
     device: str
     told: Told
     generates: bool  # whether the model is packed to generate text
-    text: Callable[[str], tuple[Any, Settings]]  # data config -> its file or data set, and how it is read
+    text: Callable[..., tuple[Any, Settings]]  # data config -> its file or data set, and how it is read
+    data: Callable[..., tuple[str, Settings]]  # a pass's own options -> the same of its dataloader_func
     beside: Set[str] = frozenset()  # the types of all passes, in small letters
 
     def note(self, text: str) -> None:

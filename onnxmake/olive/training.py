@@ -19,7 +19,7 @@ ARGUMENTS = {  # of Transformers' trainer
 
 
 def training_text(value: Any, place: Place) -> Settings:
-    file, taken = place.text(typed(value, str))
+    file, taken = place.text(typed(value, str), end=".jsonl")
     if file is None:
         raise Refusal(
             "it names nothing to be trained on",

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxmake.build import paths
-from onnxmake.olive import data, measures, model, one, order, strategy, system, workflow
+from onnxmake.olive import data, measures, model, one, order, scripted, strategy, system, workflow
 from onnxmake.olive.rules import Place, Settings
+from onnxmake.olive.scripted import Scripts
 from onnxmake.olive.told import Refusal, Told, Untranslated
 from onnxmake.olive.workflow import Workflow
 
@@ -50,7 +51,6 @@ def translate(file: Path) -> Translated:
     flow, where, told = workflow.read(file), paths.shown(file), Told()
     name, revision, device = "", None, "cpu"
     found: list[tuple[Settings, one.Open]] = [({}, {})]
-    text = functools.partial(data.text_of, where, file.parent, flow.data, told=told)
     try:
         name, revision, task = model.repository(where, flow.model, told)
         found = [(task, {})]
@@ -61,15 +61,22 @@ def translate(file: Path) -> Translated:
     except Refusal as refusal:
         told.refuse("systems", refusal)
     _refuse_shapes(flow, told)
+    generates = "package_genai" in found[0][0]
+    mine = Scripts(where, file.parent, name)
+    from_config = functools.partial(scripted.from_config, mine, generates)
+    text = functools.partial(data.text_of, where, file.parent, flow.data, told=told, made=from_config)
     beside = {each.type.lower() for several in flow.passes for each in several}
     for several in flow.passes:
-        place = Place(several[0].item, device, told, "package_genai" in found[0][0], text, beside)
+        item = several[0].item
+        from_pass = functools.partial(scripted.from_pass, mine, item)
+        place = Place(item, device, told, generates, text, from_pass, beside)
         try:
             found.append(one.settings(where, several, strategy.searched(flow.search), place))
         except Refusal as refusal:
-            told.refuse(place.item, refusal)
+            told.refuse(item, refusal)
     searched, blocks = {}, []
-    measured = measures.settings(where, flow.evaluator, text, told)
+    measured = measures.settings(where, flow.evaluator, text, functools.partial(scripted.metric, mine), told)
+    metrics = measured.pop("metric", [])
     try:
         if not told.refused:
             blocks = order.ordered([settings for settings, _ in found])
@@ -80,11 +87,15 @@ def translate(file: Path) -> Translated:
         told.refuse("workflow", refusal)
     if told.refused:
         raise Untranslated(where, told.refused)
-    table: dict[str, Any] = {"device": device, "pass": [{"use": use, **options} for use, options in blocks]}
+    blocks = [*(("run_script", options) for options in mine.made.values()), *blocks]
+    allowed = {"allow_scripts": True} if mine.made or metrics else {}
+    table: dict[str, Any] = {"device": device, **allowed, "pass": [{"use": use, **options} for use, options in blocks]}
     tables = {"check": measured, "bench": measured, "search": searched}
     return Translated(
         flow,
-        table | {key: nested for key, given in tables.items() if (nested := _nested(given, key))},
+        table
+        | ({"metric": metrics} if metrics else {})
+        | {key: nested for key, given in tables.items() if (nested := _nested(given, key))},
         told,
         name,
         revision,

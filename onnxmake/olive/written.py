@@ -11,7 +11,7 @@ from onnxmake.build.show import value
 
 def _block(head: str, table: Mapping[str, Any]) -> Iterator[str]:
     lines = [
-        f"{key} = {value(given)}" for key, given in table.items() if not isinstance(given, dict) or head == "[[pass]]"
+        f"{key} = {value(given)}" for key, given in table.items() if not isinstance(given, dict) or head != "[search]"
     ]
     if head != "[search]":
         yield "\n".join(filter(None, [head, *lines]))
@@ -39,10 +39,11 @@ def moved(table: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
 def toml(header: str, notes: list[tuple[str, str]], table: Mapping[str, Any]) -> str:
     """The text of a target file whose table this is; what a workflow calls its passes stays in the comment's line."""
     comments = (" ".join(line.split()) for line in (header, *(f"{item}: {text}." for item, text in notes)))
-    head = [*(f"# {line}" for line in comments), f"device = {value(table['device'])}"]
+    head = [f"# {line}" for line in comments]
+    head += [f"{key} = {value(table[key])}" for key in ("device", "allow_scripts") if key in table]
     blocks = ["\n".join(head)]
-    for key in ("source", "pass", "check", "bench", "search"):
+    for key in ("source", "pass", "metric", "check", "bench", "search"):
         given = table.get(key, {})
         for one in given if isinstance(given, list) else [given] if given else []:
-            blocks += _block("[[pass]]" if key == "pass" else f"[{key}]", one)
+            blocks += _block(f"[[{key}]]" if isinstance(given, list) else f"[{key}]", one)
     return "\n\n".join(blocks) + "\n"
