@@ -11,7 +11,7 @@ from onnxmake.build.show import value
 from onnxmake.build.target import Target, read_target
 
 OPTIONS = ("bits", "block_size", "symmetric", "lm_head", "embeddings", "experts")  # questions about the quantiser
-PLACES = {"cpu": "ONNX Runtime on CPU", "cuda": "NVIDIA GPUs", "directml": "DirectML on Windows"}
+PLACES = {"cpu": "ONNX Runtime on CPU", "cuda": "NVIDIA GPUs", "directml": "DirectML on Windows", "webgpu": "WebGPU"}
 Made = Mapping[str, Decision]
 
 
