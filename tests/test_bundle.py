@@ -17,7 +17,7 @@ from onnxmake.errors import StoreError
 TINY = paths.TARGETS / "tiny"
 BENCH = "[bench]\nprompt_tokens = [4, 8]\nnew_tokens = 4\nrepeats = 2\n"
 PLAIN = passes("export", "optimize", "package_genai")  # float32, which the CPU provider runs of any device's table
-GPU = {"cuda": "NVIDIA H100", "directml": "AMD Radeon 780M"}
+GPU = {"cuda": "NVIDIA H100", "directml": "AMD Radeon 780M", "webgpu": "Intel Arc 140V"}
 
 
 def add(builder: Builder, name: str, kind: str, text: str = PLAIN) -> str:
