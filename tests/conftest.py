@@ -20,7 +20,7 @@ gc.set_threshold(50_000, 20, 50)  # torch traces in millions of objects that liv
 os.environ.setdefault("OMP_WAIT_POLICY", process.FIXED["OMP_WAIT_POLICY"])  # before torch is there
 os.environ.setdefault("NUMBA_CACHE_DIR", process.kernel_cache("cpu"))  # kernels are compiled once for tests and steps
 
-TINY = ("tiny-fp32-cpu", "tiny-int4-cpu", "tiny-int8-cpu", "tiny-int4-cuda", "tiny-int4-directml")
+TINY = ("tiny-fp32-cpu", "tiny-int4-cpu", "tiny-int8-cpu", "tiny-int4-cuda", "tiny-int4-directml", "tiny-int4-webgpu")
 
 
 def pytest_collection_modifyitems(items):

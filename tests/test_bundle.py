@@ -17,7 +17,7 @@ from onnxmake.errors import StoreError
 TINY = paths.TARGETS / "tiny"
 BENCH = "[bench]\nprompt_tokens = [4, 8]\nnew_tokens = 4\nrepeats = 2\n"
 PLAIN = passes("export", "optimize", "package_genai")  # float32, which the CPU provider runs of any device's table
-GPU = {"cuda": "NVIDIA H100", "directml": "AMD Radeon 780M"}
+GPU = {"cuda": "NVIDIA H100", "directml": "AMD Radeon 780M", "webgpu": "Intel Arc 140V"}
 
 
 def add(builder: Builder, name: str, kind: str, text: str = PLAIN) -> str:
@@ -309,7 +309,10 @@ def test_a_kept_result_that_was_damaged_is_none_and_builds_go_on(far, bring):
 
 
 @pytest.mark.parametrize("task", ["bench", "try"])
-@pytest.mark.parametrize(("kind", "lacking"), [("directml", "it needs Windows"), ("cuda", "no GPU can be used here")])
+@pytest.mark.parametrize(
+    ("kind", "lacking"),
+    [("directml", "it needs Windows"), ("cuda", "no GPU can be used here"), ("webgpu", "no GPU can be used here")],
+)
 def test_a_target_asked_for_by_name_whose_device_is_not_here_is_an_error_that_names_the_ways(made, task, kind, lacking):
     printed = made.fail(f"{task}:far-{kind}")
     assert lacking in printed and f"doit bundle:far-{kind}" in printed and f"{kind}_host=USER@HOST" in printed

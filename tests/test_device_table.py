@@ -1,5 +1,7 @@
 """Every device is whole: a table, an environment, an image; and one that a machine may lack has scripts to run elsewhere."""
 
+import fnmatch
+import glob
 import re
 import shutil
 import sys
@@ -27,14 +29,16 @@ def containers(tmp_path, monkeypatch):
 
 
 def test_each_device_has_a_table_and_there_is_one_more_that_is_no_device():
-    assert devices() == ["cpu", "cuda", "directml"]
+    assert devices() == ["cpu", "cuda", "directml", "webgpu"]
     assert sorted([*devices(), "portable"]) == tables()
 
 
 @pytest.mark.parametrize("name", devices())
 def test_a_device_has_an_environment_an_image_and_a_shipped_target(name):
     folder = paths.CONTAINERS / name
-    assert {"requirements.in", "requirements.lock", "Dockerfile", "device.toml"} <= {p.name for p in folder.iterdir()}
+    wanted = {"requirements.in", "requirements.lock", "device.toml"}
+    assert wanted <= {p.name for p in folder.iterdir()}
+    assert (folder / "Dockerfile").exists() is not bool(device(name).node)  # its driver's libraries are the host's
     assert [target.name for target in read_targets([paths.TARGETS]).values() if target.device == name]
     assert len({device(other).provider for other in devices()}) == len(devices())
 
@@ -80,7 +84,7 @@ def test_a_target_for_an_unknown_device_is_told_the_nearest_one(tmp_path, wrong,
     with pytest.raises(TargetError) as caught:
         read_target(tmp_path / "mine.toml")
     assert f"mine.toml: device = '{wrong}'" in caught.value.fact
-    assert caught.value.action == (f"Did you mean '{meant}'?" if meant else "Valid: cpu, cuda, directml.")
+    assert caught.value.action == (f"Did you mean '{meant}'?" if meant else "Valid: cpu, cuda, directml, webgpu.")
 
 
 def test_a_new_device_is_a_file_in_a_folder_of_its_name(containers, tmp_path):
@@ -91,15 +95,20 @@ def test_a_new_device_is_a_file_in_a_folder_of_its_name(containers, tmp_path):
     assert lacking("npu") == "it needs darwin"
 
 
+NONE, WINDOWS = "no GPU can be used here", "it needs Windows"
+
+
 @pytest.mark.parametrize(
-    ("system", "gpus", "expected"),
+    ("system", "gpus", "nodes", "expected"),
     [
-        ("linux", [], {"cuda": "no GPU can be used here", "directml": "it needs Windows"}),
-        ("linux", [0], {"directml": "it needs Windows"}),
-        ("win32", [], {"cuda": "no GPU can be used here"}),
+        ("linux", [], [], {"cuda": NONE, "directml": WINDOWS, "webgpu": NONE}),
+        ("linux", [0], [], {"directml": WINDOWS, "webgpu": NONE}),
+        ("linux", [], ["/dev/dri/renderD128"], {"cuda": NONE, "directml": WINDOWS}),
+        ("win32", [], [], {"cuda": NONE}),
     ],
 )
-def test_what_a_machine_lacks_follows_from_its_system_and_its_gpus(monkeypatch, system, gpus, expected):
+def test_what_a_machine_lacks_follows_from_its_system_and_its_gpus(monkeypatch, system, gpus, nodes, expected):
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(budget, "machine", lambda: SimpleNamespace(gpus=gpus))
+    monkeypatch.setattr(glob, "glob", lambda pattern: fnmatch.filter(nodes, pattern))
     assert {name: lacking(name) for name in devices() if lacking(name)} == expected

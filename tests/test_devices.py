@@ -28,7 +28,7 @@ TWINS = ("llama-rope3-biases-tied", "mistral", "phi3-longrope", "phi4-mini", "qw
 PACKED = {"llama-rope3-biases-tied", "mistral", "phi3-longrope", "qwen2-tied"}
 PORTABLE = {"phi4-mini"}  # rotations that CUDA's attention does not take inside
 REACHING = {"phi3-longrope"}  # frequencies that depend on the last position
-CASES = [(d, name) for d in ("cuda", "directml") for name in TWINS]
+CASES = [(d, name) for d in ("cuda", "directml", "webgpu") for name in TWINS]
 WINDOWED = {("directml", "mistral")}  # plain ops in place of its attention kernel
 # what both providers have a kernel for, by onnxruntime's docs/OperatorKernels.md
 BOTH = """Add And BitShift BitwiseAnd Cast Concat Constant Cos Gather GreaterOrEqual Less LessOrEqual MatMul Mul Neg Range
@@ -46,7 +46,11 @@ def passed(graph, *steps) -> ir.Model:
 
 
 def unknown(built: ir.Model, device: str) -> set[str]:
-    return {*operations(built)} - {*BOTH.split(), "GatherBlockQuantized" if device == "cuda" else ""}
+    """Operators without a kernel; those of WebGPU's provider, test_webgpu.py asks of itself."""
+    more = {"cuda": {"GatherBlockQuantized"}, "directml": set(), "webgpu": {"GatherBlockQuantized"}}[device]
+    return {*operations(built)} - {*BOTH.split(), *more} | (
+        {*operations(built)} & {"FusedMatMul"} if device == "webgpu" else set()
+    )
 
 
 @pytest.mark.parametrize(("device", "name"), CASES)
@@ -71,7 +75,7 @@ def test_graphs_hold_what_the_device_takes(twin, tmp_path, device, name):
         assert not attentions and "Softmax" in operations(built)
         return
     rotary, asks = {n.attributes["do_rotary"].value for n in attentions}, built.graph.inputs[2].name == "position_ids"
-    if device == "cuda":
+    if device != "directml":
         assert rotary == {int(name not in PORTABLE)} and asks is (name in PORTABLE | REACHING)
         assert len(turns) == 2 * len(attentions) * (name in PORTABLE)
         assert all((n.inputs[1] is None) is (name in PACKED) for n in attentions)
@@ -122,7 +126,9 @@ def losses(folder, graph, out, device: str, dtype: str, *steps) -> dict[str, flo
 
 
 @pytest.mark.parametrize("name", ["qwen2-tied", "phi4-mini"])
-@pytest.mark.parametrize(("device", "dtype"), [("cuda", "fp16"), ("cuda", "bf16"), ("directml", "fp16")])
+@pytest.mark.parametrize(
+    ("device", "dtype"), [("cuda", "fp16"), ("cuda", "bf16"), ("directml", "fp16"), ("webgpu", "fp16")]
+)
 def test_a_model_loses_little_more_in_16_bits_than_transformers_does(known, tmp_path, name, device, dtype):
     errors = losses(*known(name), tmp_path, device, dtype)
     ways = {"", " rounded"} if dtype == "fp16" else {" rounded"}
@@ -160,7 +166,9 @@ def test_a_mistake_is_caught_in_16_bits(known, tmp_path, mistake):
     assert min(errors.values()) > compared.TIMES
 
 
-@pytest.mark.parametrize(("device", "dtype"), [("cuda", "fp16"), ("cuda", "bf16"), ("directml", "fp16")])
+@pytest.mark.parametrize(
+    ("device", "dtype"), [("cuda", "fp16"), ("cuda", "bf16"), ("directml", "fp16"), ("webgpu", "fp16")]
+)
 @pytest.mark.parametrize("name", ["phi3-longrope", "qwen2-tied"])
 def test_quantised_graphs_are_well_typed(twin, tmp_path, device, dtype, name):
     folder, graph = twin(name)
@@ -178,7 +186,7 @@ def test_quantised_graphs_are_well_typed(twin, tmp_path, device, dtype, name):
 def test_quantised_products_and_look_ups_equal_those_of_the_cpu(tmp_path, bits, symmetric, width):
     rtn, (source, _), ids = load_pass("quantize_rtn"), checkpoint(tmp_path, width), np.array([[1, 5, 47], [0, 2, 9]])
     expected = None
-    for device in ("cpu", "cuda", "directml"):
+    for device in ("cpu", "cuda", "directml", "webgpu"):
         built = head(tied=True, biased=True, width=width)
         rtn.rewrite(built, rtn.Options(bits=bits, symmetric=symmetric, accuracy_level=1))
         lower(built.graph, device)  # binding lowers once more
@@ -186,7 +194,7 @@ def test_quantised_products_and_look_ups_equal_those_of_the_cpu(tmp_path, bits, 
         expected = actual if expected is None else expected
         assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
         products = nodes(built.graph, "MatMulNBits")
-        assert all(("accuracy_level" in n.attributes) is (device == "cpu") for n in products)
+        assert all(("accuracy_level" in n.attributes) is (device in {"cpu", "webgpu"}) for n in products)
         assert max(len(n.inputs) for n in products) == (4 - symmetric if device == "directml" else 6)
         assert ("GatherBlockQuantized" in operations(built)) is (device != "directml")
         assert sum("embed" in n for n in built.graph.initializers) == 3 - symmetric  # stored once
@@ -214,7 +222,7 @@ def test_directml_s_kernel_gets_no_attention_that_it_would_simplify(twin, ask):
     assert ("Softmax" in operations(built)) is not bool(kernels)
 
 
-@pytest.mark.parametrize("optimized", ["cpu", "cuda", "directml", "portable"])
+@pytest.mark.parametrize("optimized", ["cpu", "cuda", "directml", "webgpu", "portable"])
 def test_genai_is_told_the_provider_and_whether_caches_are_shared(twin, tmp_path, optimized):
     (folder, graph), package = twin("qwen2-tied"), load_pass("package_genai")
     device, src, out = optimized.replace("portable", "cpu"), tmp_path / "src", tmp_path / "out"
@@ -224,7 +232,8 @@ def test_genai_is_told_the_provider_and_whether_caches_are_shared(twin, tmp_path
     (src / "checkpoint").symlink_to(folder)
     package.run(src, out, package.Options(device))
     config = json.loads((out / "genai_config.json").read_text())
-    decoder, providers = config["model"]["decoder"], {"cuda": ["cuda"], "directml": ["dml"]}.get(device, [])
+    names = {"cuda": ["cuda"], "directml": ["dml"], "webgpu": ["webgpu"]}
+    decoder, providers = config["model"]["decoder"], names.get(device, [])
     assert [name for entry in decoder["session_options"]["provider_options"] for name in entry] == providers
     assert ("position_ids" in decoder["inputs"]) is (optimized in {"directml", "portable"})
     assert config["search"]["past_present_share_buffer"] is (optimized != "portable")
@@ -232,5 +241,5 @@ def test_genai_is_told_the_provider_and_whether_caches_are_shared(twin, tmp_path
 
 def test_an_unknown_device_is_refused_with_those_there_are():
     for ask in (table, provider_options):
-        with pytest.raises(UnsupportedError, match="'tpu'(.|\n)*cpu, cuda, directml, portable"):
+        with pytest.raises(UnsupportedError, match="'tpu'(.|\n)*cpu, cuda, directml, portable, webgpu"):
             ask("tpu")

@@ -214,10 +214,10 @@ def test_a_shell_completes_commands_groups_and_names(tmp_path):
         "doit bui": "build",
         "doit sche": "schema",
         "doit why bui": "build",
-        "doit build:tiny-int": "tiny-int4-cpu tiny-int4-cuda tiny-int4-directml tiny-int8-cpu",
+        "doit build:tiny-int": "tiny-int4-cpu tiny-int4-cuda tiny-int4-directml tiny-int4-webgpu tiny-int8-cpu",
         "doit plan build:tiny-g": "tiny-gptq-cpu",
         "doit check:minilm": "minilm-fp32-cpu minilm-int8-cpu",
-        "doit release:tiny-int4": "tiny-int4 tiny-int4-cpu tiny-int4-cuda tiny-int4-directml",
+        "doit release:tiny-int4": "tiny-int4 tiny-int4-cpu tiny-int4-cuda tiny-int4-directml tiny-int4-webgpu",
         "doit search:": "tiny-gptq-cpu",
     }
     done = subprocess.run(

@@ -24,7 +24,7 @@ from onnxmake.model.twin import twin
 RIGHT, WRONG = "right 1.1e-06", "WRONG 3.0e-01"
 ROWS = {
     "llama": Row((RIGHT,) * len(DEVICES), "2026-11-22"),
-    "gemma2": Row((RIGHT, WRONG, "refused: a soft cap", "failed: E: why", RIGHT), "2026-11-23"),
+    "gemma2": Row((RIGHT, WRONG, "refused: a soft cap", "failed: E: why", "not tried", RIGHT), "2026-11-23"),
 }
 
 
@@ -66,6 +66,7 @@ def test_an_outcome_is_one_cell_that_a_table_can_hold(tmp_path, outcome, cell):
         ("gemma2", "cpu", False),
         ("gemma2", "cuda", False),
         ("gemma2", "directml", False),
+        ("gemma2", "webgpu", False),
         ("unheard", "cpu", False),
         (None, "cpu", False),
     ],

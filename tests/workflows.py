@@ -31,6 +31,7 @@ def nested(provider: str, device: str) -> dict[str, Any]:
 
 
 CPU, CUDA, DML = "CPUExecutionProvider", "CUDAExecutionProvider", "DmlExecutionProvider"
+WEBGPU = "WebGpuExecutionProvider"
 LATENCY = {
     "common_evaluator": {
         "metrics": [
@@ -239,6 +240,28 @@ WORKFLOWS: dict[str, tuple[dict[str, Any], str, list]] = {
                 "quantize_rtn",
                 {"block_size": 64, "lm_head": "int8", "embeddings": "same", "int4": ("model.layers.0.mlp.up_proj",)},
             ),
+            "package_genai",
+        ],
+    ),
+    "recipe: ModelBuilder, int4, WebGPU": (
+        {
+            "input_model": MODEL | {"task": "text-generation"},
+            "systems": flat(WEBGPU, "gpu"),
+            "target": "local_system",
+            "passes": {
+                "m": {
+                    "type": "ModelBuilder",
+                    "precision": "int4",
+                    "extra_options": {"algo_config": "rtn", "block_size": 32, "enable_webgpu_graph": False},
+                }
+            },
+        },
+        "webgpu",
+        [
+            "export",
+            ("cast", {"dtype": "fp16"}),
+            ("optimize", {"device": "webgpu"}),
+            ("quantize_rtn", {"bits": 4, "block_size": 32}),
             "package_genai",
         ],
     ),

@@ -1,6 +1,7 @@
 """Devices: where built models run. One for each environment that has a device.toml, and a lowering table of that name."""
 
 import functools
+import glob
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from onnxmake.build.schema import parse
 
 @dataclass(frozen=True)
 class Device:
-    """`provider`: what ONNX Runtime GenAI calls it; `system`: the one operating system that has it, as sys.platform; `ep`: what ONNX Runtime calls
-    its execution provider."""
+    """`provider`: what ONNX Runtime GenAI calls it; `system`: the one operating system that has it, as sys.platform; `node`: a glob of what a
+    driver of the host makes where it is, on Linux, and whose libraries no image has; `ep`: what ONNX Runtime calls its execution provider."""
 
     provider: str
     gpus: int = 0
     system: str = ""
+    node: str = ""
     ep: str = ""
 
 
@@ -40,6 +42,7 @@ def lacking(name: str) -> str:
     wanted = device(name)
     if wanted.system and wanted.system != sys.platform:
         return f"it needs {'Windows' if wanted.system == 'win32' else wanted.system}"
-    if wanted.gpus > len(budget.machine().gpus):
+    unseen = wanted.node and sys.platform == "linux" and not glob.glob(wanted.node)
+    if unseen or wanted.gpus > len(budget.machine().gpus):
         return "no GPU can be used here"
     return ""

@@ -13,7 +13,7 @@ from onnxmake.build.target import Target, read_target
 OPTIONS = ("bits", "block_size", "symmetric", "lm_head", "embeddings", "experts")  # questions about the quantiser
 BUDGETS = {"average_bits": "average_bits", "weights_mb": "max_size_mb"}  # questions about allocate_bits -> its options
 SHARED = ("block_size", "symmetric", "embeddings", "experts")  # what it takes as the quantiser does
-PLACES = {"cpu": "ONNX Runtime on CPU", "cuda": "NVIDIA GPUs", "directml": "DirectML on Windows"}
+PLACES = {"cpu": "ONNX Runtime on CPU", "cuda": "NVIDIA GPUs", "directml": "DirectML on Windows", "webgpu": "WebGPU"}
 WEIGHTS = {"mixed": "weights of 4 and 8 bits"}
 Made = Mapping[str, Decision]
 

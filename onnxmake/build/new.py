@@ -36,7 +36,7 @@ class New(Command):
     doc_usage = "-m MODEL"
     cmd_options = (
         _text("model", "OWNER/NAME of the hub, OWNER/NAME@REVISION, or a folder", short="m"),
-        _text("device", "where it will run: cpu, cuda, directml", "cpu"),
+        _text("device", "where it will run: cpu, cuda, directml, webgpu", "cpu"),
         _text(
             "precision",
             "of weights: fp32, fp16, bf16, int8, mixed (of 4 and 8 bits), int4; unless it is given, the device's and the model's best",

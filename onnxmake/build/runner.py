@@ -34,7 +34,8 @@ def available(env: str) -> str:
     """docker, or venv with a word on why."""
     because = "No container engine answers."
     if engine.may_answer():
-        because = f"There is no image of it: `doit image:{env}` makes one."
+        made = env in image.names()
+        because = f"There is no image of it: `doit image:{env}` makes one." if made else "Its driver is the host's."
         if image.recorded(env):
             try:
                 if image.find(env):

@@ -22,7 +22,7 @@ from onnxmake.errors import UnsupportedError
 from onnxmake.model import architecture
 
 FILE = paths.ROOT / "docs" / "support.md"
-DEVICES = ("portable", "cpu", "cuda", "directml", "genai", "int4")
+DEVICES = ("portable", "cpu", "cuda", "directml", "webgpu", "genai", "int4")
 TOLERANCE = 1e-4  # of float32 logits, relative to the largest
 HEAD = f"""# Which architectures are right, and where
 
@@ -30,7 +30,7 @@ Written by `doit sweep`. Each row is a twin: the architecture's own configuratio
 random weights. It was captured, lowered for each device, and its float32 logits compared with those of Transformers
 over a prompt longer than any window and rope boundary, 16 decoded tokens, and (in standard operators) a batch with
 padding. A number is the largest difference, relative to the largest logit: right means below {TOLERANCE:.0e}. The graphs for
-cuda and directml ran on the CPU provider, which has their operators. In the column genai, ONNX Runtime GenAI ran the
+cuda, directml and webgpu ran on the CPU provider, which has their operators. In the column genai, ONNX Runtime GenAI ran the
 cpu graph: right means the same tokens as Transformers' without sampling. In the column int4, the cpu graph's weights have 4
 bits in blocks of 16, and it is compared with standard operators over weights that numpy rounded in the same way. Rows with a dot are of models that generate no
 text, or of such a part of one: all their outputs are compared, for one input and for a batch with padding.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxmake.errors import UnsupportedError
-from onnxmake.model import latency, machine, session
+from onnxmake.model import latency, machine, plugin, session
 from onnxmake.model.memory import peak_bytes
 from onnxmake.model.serve import serve
 
@@ -41,10 +41,11 @@ def generation(og, model, prompt: list[int], new_tokens: int) -> tuple[float, fl
 
 
 def load(folder: str, device: str, overlay: str = "{}") -> Any:
-    """The model on `device`, as GenAI names it ("CPU", "CUDA", "DirectML"), its configuration changed by the JSON `overlay`. Raises UnsupportedError where it is not there."""
+    """The model on `device`, as GenAI names it ("CPU", "CUDA", "DirectML", "WebGPU"), its configuration changed by the JSON `overlay`. Raises UnsupportedError where it is not there."""
     session.preload(device)
     import onnxruntime_genai as og
 
+    plugin.register(og, device)
     config = og.Config(folder)
     config.overlay(overlay)
     if device == "CPU":

@@ -10,6 +10,7 @@ from onnxmake.errors import UnsupportedError
 GPU = {  # as ONNX Runtime GenAI names devices -> what prints the name of theirs
     "CUDA": ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
     "DirectML": ["powershell", "-NoProfile", "-Command", "(Get-CimInstance Win32_VideoController).Name"],
+    "WebGPU": ["sh", "-c", "vulkaninfo --summary | sed -n 's/.*deviceName *= //p'"],
 }
 
 

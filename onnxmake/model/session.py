@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from onnxmake.errors import UnsupportedError
+from onnxmake.model import plugin
 
-PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider", "DirectML": "DmlExecutionProvider"}
+PROVIDERS = {
+    "CPU": "CPUExecutionProvider",
+    "CUDA": "CUDAExecutionProvider",
+    "DirectML": "DmlExecutionProvider",
+    "WebGPU": "WebGpuExecutionProvider",
+}
 TYPES = {
     "tensor(int64)": "int64",
     "tensor(int32)": "int32",
@@ -87,7 +93,8 @@ def open_session(file: Path, device: str = "CPU", settings: Mapping[str, Any] | 
 
     preload(device)
     options = session_options(options_beside(file) if settings is None else settings)
-    session = onnxruntime.InferenceSession(str(file), options, providers=[PROVIDERS[device]])
+    providers = plugin.named(onnxruntime, options, device, PROVIDERS[device])
+    session = onnxruntime.InferenceSession(str(file), options, providers=providers)
     if session.get_providers()[0] != PROVIDERS[device]:
         raise UnsupportedError(
             f"The model was loaded on {session.get_providers()[0]}, not on {device}.",

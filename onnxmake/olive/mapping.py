@@ -58,8 +58,8 @@ BUILDER: dict[str, Rule] = {  # of ModelBuilder, in its config or in its extra_o
     "shared_embeddings": quiet(),
     "use_8bits_moe": each({True: {"quantize.experts": "int8"}, False: {}}),
     "use_cuda_bf16": each({True: {"cast.dtype": "bf16"}, False: {}}),
-    "use_qdq": noted("products stay MatMulNBits, which cpu, cuda and directml have", [None, False]),
-    "use_webgpu_fp32": quiet(bool),
+    "use_qdq": noted("products stay MatMulNBits, which every device here has", [None, False]),
+    "use_webgpu_fp32": noted("activations are float16 there; without cast they are float32", [None, False]),
     "exclude_embeds": WHOLE_MODEL,
     "exclude_lm_head": WHOLE_MODEL,
     "include_hidden_states": only(
@@ -77,6 +77,7 @@ LATER: dict[str, Rule] = {  # names of a later model builder
     "moe_quant_type": each({name: {"quantize.experts": name} for name in ("int2", "int4", "int8")}),
     "qmoe_block_size": noted("experts have the block size of all the others"),
     "enable_dml_graph": noted("graph capture is an option of the session, for genai_config.json", [None, True]),
+    "enable_webgpu_graph": noted("graph capture is an option of the session, for genai_config.json", [None, False]),
     **dict.fromkeys(("fuse_qkv", "disable_qkv_fusion", "fuse_qk_norm_gqa", "windowed_kv_cache"), quiet()),
 }
 GENAI_CONFIG = Entry(  # of a converted model: package_genai writes it, and nothing is rounded

@@ -12,6 +12,7 @@ DEVICES = {
     "CPUExecutionProvider": "cpu",
     "CUDAExecutionProvider": "cuda",
     "DmlExecutionProvider": "directml",
+    "WebGpuExecutionProvider": "webgpu",
 }
 REFUSED = {  # why, and what comes closest
     "TensorrtExecutionProvider": ("TensorRT makes an engine of its own", "Use CUDAExecutionProvider."),
@@ -21,7 +22,6 @@ REFUSED = {  # why, and what comes closest
     "OpenVINOExecutionProvider": ("OpenVINO is no device here", "Use CPUExecutionProvider."),
     "QNNExecutionProvider": ("Qualcomm's NPU is no device here", "Use CPUExecutionProvider."),
     "VitisAIExecutionProvider": ("AMD's NPU is no device here", "Use DmlExecutionProvider for its GPU."),
-    "WebGpuExecutionProvider": ("WebGPU is no device here", "Use DmlExecutionProvider."),
     "JsExecutionProvider": ("the browser is no device here", "Use CPUExecutionProvider."),
 }
 KINDS = {"cpu": "cpu", "gpu": "cuda", "cpu_spr": "cpu", "any": "cpu"}
@@ -44,7 +44,7 @@ def provider_of(system: Mapping[str, Any]) -> str:
 
 
 def device_of(where: str, system: Mapping[str, Any], told: Told) -> str:
-    """cpu, cuda or directml; cpu where the workflow names no system. Raises TargetError, Refusal."""
+    """cpu, cuda, directml or webgpu; cpu where the workflow names no system. Raises TargetError, Refusal."""
     if not system:
         return "cpu"
     name = str(system.get("type"))
