@@ -59,6 +59,10 @@ def _gate(where: str, item: str, metric: str, sub: Mapping[str, Any], note: Call
     return {}
 
 
+def _stricter(label: str, *values: float) -> float:
+    return (min if ".max_" in label else max)(values)
+
+
 def _text(item: str, name: str, text: Callable[[str], tuple[Any, Settings]], told: Told) -> Settings:
     """What is evaluated on: a file or data set, where the data are one; no script is run for it. Raises TargetError."""
     try:
@@ -107,5 +111,6 @@ def settings(
             known(where, f"{item}.sub_types", sub, SUB)
             repeats = table(where, f"{item}.metric_config", sub.get("metric_config") or {}).get("repeat_test_num")
             out |= {"bench.repeats": repeats} if repeats else {}
-            out |= _gate(where, item, kind, sub, lambda line, item=item: told.note(item, line))  # type: ignore[misc]
+            gate = _gate(where, item, kind, sub, lambda line, item=item: told.note(item, line))  # type: ignore[misc]
+            out |= {label: _stricter(label, value, out.get(label, value)) for label, value in gate.items()}
     return out

@@ -30,6 +30,7 @@ class Place:
     generates: bool  # whether the model is packed to generate text
     text: Callable[[str], tuple[Any, Settings]]  # data config -> its file or data set, and how it is read
     beside: Set[str] = frozenset()  # the types of all passes, in small letters
+    loaded: str = ""  # the float type that load_kwargs name
 
     def note(self, text: str) -> None:
         self.told.note(self.item, text)

@@ -11,6 +11,8 @@ from onnxmake.olive.rules import Place, Settings
 from onnxmake.olive.told import Refusal, Told, Untranslated
 from onnxmake.olive.workflow import Workflow
 
+GENERATES = {"modelbuilder", "genaimodelexporter"}  # what packs a model to generate text, whatever its task
+
 
 @dataclass(frozen=True)
 class Translated:
@@ -42,7 +44,8 @@ def _refuse_shapes(flow: Workflow, told: Told) -> None:
         does = "the workflow evaluates a model" if flow.evaluator else "Olive would choose them"
         told.refuse("passes", Refusal(f"there are none: {does}", "Write passes, or let doit new choose."))
     if flow.flows > 1:
-        told.note("pass_flows", f"of {flow.flows}, the first")
+        first = ", ".join(several[0].item.removeprefix("passes.").split("[")[0] for several in flow.passes)
+        told.note("pass_flows", f"of {flow.flows}, the first: {first}")
 
 
 def translate(file: Path) -> Translated:
@@ -62,8 +65,9 @@ def translate(file: Path) -> Translated:
         told.refuse("systems", refusal)
     _refuse_shapes(flow, told)
     beside = {each.type.lower() for several in flow.passes for each in several}
+    generates, loaded = "package_genai" in found[0][0] or bool(beside & GENERATES), found[0][0].get("load.dtype", "")
     for several in flow.passes:
-        place = Place(several[0].item, device, told, "package_genai" in found[0][0], text, beside)
+        place = Place(several[0].item, device, told, generates, text, beside, loaded)
         try:
             found.append(one.settings(where, several, strategy.searched(flow.search), place))
         except Refusal as refusal:
@@ -72,7 +76,7 @@ def translate(file: Path) -> Translated:
     measured = measures.settings(where, flow.evaluator, text, told)
     try:
         if not told.refused:
-            blocks = order.ordered([settings for settings, _ in found])
+            blocks = order.ordered([settings for settings, _ in found], told)
         if flow.search is not None and not told.refused:
             open_ = order.axes(found, blocks)
             searched = strategy.search(where, flow.search, flow.evaluator, open_, flow.passes, told)
