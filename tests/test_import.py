@@ -11,7 +11,8 @@ from workflows import WORKFLOWS, flat
 
 from onnxmake.build import paths
 from onnxmake.build.target import read_target
-from onnxmake.olive import coverage, importing, reading
+from onnxmake.errors import OnnxmakeError
+from onnxmake.olive import coverage, importing, reading, written
 
 ROUNDED = {
     "input_model": {"type": "HfModel", "model_path": "tiny"},
@@ -76,6 +77,51 @@ def test_import_writes_nothing_where_something_is_wrong(builder):
     assert "accuracy_level" in builder.fail("import", "-c", str(file), "-o", str(out)) and not out.exists()
     assert "takes a workflow" in builder.fail("import", "-c", str(file))
     assert "is no file" in builder.fail("import", "-c", "none.json", "-o", str(out))
+
+
+def test_import_leaves_a_target_that_was_edited(builder):
+    file = put(builder, ROUNDED)
+    out = file.with_name("mine.toml")
+    command = ("import", "-c", str(file), "-o", str(out))
+    assert "mine.toml written: doit build:mine" in builder.run(*command)
+    assert "mine.toml is so already" in builder.run(*command)
+    edited = out.read_text() + "# by hand\n"
+    out.write_text(edited)
+    printed = builder.fail(*command)
+    assert "There is another target mine" in printed and "Give -o another name, or --force" in printed
+    assert out.read_text() == edited
+    assert "written" in builder.run(*command, "--force") and "by hand" not in out.read_text()
+
+
+@pytest.mark.parametrize("name", ["y.release.toml", "releases.toml", "-x.toml"])
+def test_import_writes_no_name_that_a_target_cannot_have(builder, name):
+    file = put(builder, ROUNDED)
+    out = file.with_name(name)
+    assert "cannot be the name of a target" in builder.fail("import", "-c", str(file), "-o", str(out))
+    assert not out.exists()
+
+
+def test_import_says_how_a_target_is_found_that_lies_elsewhere(builder, tmp_path):
+    (tmp_path / "far").mkdir()
+    printed = builder.run("import", "-c", str(put(builder, ROUNDED)), "-o", str(tmp_path / "far" / "mine.toml"))
+    assert f"written: ONNXMAKE_TARGETS={tmp_path / 'far'} doit build:mine" in printed
+
+
+def test_a_name_of_a_pass_is_no_toml(tmp_path):
+    name = 'c\n[[pass]]\nuse = "cast"\r# \u2028x = 1'
+    passes = {name: {"type": "OnnxConversion", "target_opset": 17}, "m": {"type": "ModelBuilder"}}
+    file = tmp_path / "flow.json"
+    file.write_text(
+        json.dumps({"input_model": WORKFLOWS["tutorial: ModelBuilder, int4, CPU"][0]["input_model"], "passes": passes})
+    )
+    text = importing.imported(file, tmp_path / "flow.toml")
+    assert '# passes.c [[pass]] use = "cast" # x = 1: graphs are of opset 21' in text
+    assert "cast" not in [use.declaration.name for use in read_target(tmp_path / "flow.toml").passes]
+
+
+def test_a_text_that_reads_as_something_else_is_not_written():
+    with pytest.raises(OnnxmakeError, match="not what the workflow says"):
+        written.toml("a", [], {"device": "cpu", "unknown": {"a": 1}})
 
 
 def test_a_workflow_without_a_search_is_told_so(builder):

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from workflows import COMMIT, MODEL, WORKFLOWS, a_pass, changed, flat, notes_of, write
 
@@ -17,9 +17,14 @@ from onnxmake.build.target import Bench, read_target, read_targets
 from onnxmake.errors import TargetError
 from onnxmake.olive import jsonc
 from onnxmake.olive.mapping import ALIASES, PASSES, REFUSED
+from onnxmake.olive.surgeries import OF_GENAI
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.text()
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+ODD = st.sampled_from(
+    [[], {}, [[]], [{}], {"type": []}, [1, "a"], 1.5, -1, 10**400, float("nan"), float("inf"), 1e-300]
+    + ["a\0b", "a" * 5000, "..", "/", "hf://datasets/a/b@c/d", "a\nb = 1", "\u2028", ["a\0b"]]
+)
 COMMENTS = st.sampled_from(["", " ", '// a " quote\n', "/* two\nlines */", "/**/", "//\n", "/* // */", "\t// */\n"])
 
 
@@ -41,6 +46,25 @@ def test_evaluators_are_checks_and_bench(tmp_path):
     assert (target.check.text, target.check.min_top1, target.check.max_size_mb) == ("some.txt", 0.98, 25.0)
     latency = WORKFLOWS["tutorial: conversion and optimisation, latency, joint search"][0]
     assert read_target(write(tmp_path, latency)).bench.repeats == 7
+
+
+def operated(surgeon, task="fill-mask", **options):
+    passes = {
+        "c": {"type": "OnnxConversion"},
+        "s": {"type": "GraphSurgeries", "surgeries": [{"surgeon": surgeon} | options]},
+    }
+    return changed(input_model=MODEL | {"task": task}, passes=passes)
+
+
+def tuned(arguments=None, **options):
+    data = {"name": "d", "load_dataset_config": {"data_name": "text", "data_files": "some.txt"}}
+    lora = {"type": "LoRA", "train_data_config": "d"} | ({"training_args": arguments} if arguments else {}) | options
+    return changed(passes={"l": lora, "m": {"type": "ModelBuilder"}}, data_configs=[data])
+
+
+def selected(algorithm, ratio, **options):
+    one = {"type": "SelectiveMixedPrecision", "algorithm": algorithm, "ratio": ratio} | options
+    return changed(passes={"s": one, "g": {"type": "Gptq"}})
 
 
 NOTED = [
@@ -70,7 +94,36 @@ NOTED = [
         ),
         "of 2 execution providers, the first",
     ),
-    (changed(pass_flows=[["m"], ["m", "m"]]), "of 2, the first"),
+    (changed(pass_flows=[["m"], ["m", "m"]]), "of 2, the first: m"),
+    (
+        changed(systems=None, target=None, execution_providers=["CPUExecutionProvider", "CUDAExecutionProvider"]),
+        "of 2 execution providers, the first",
+    ),
+    (
+        changed(systems={"s": {"type": "LocalSystem", "accelerators": ["cpu", "gpu"]}}, target="s"),
+        "of 2 accelerators, the first",
+    ),
+    (a_pass(precision="fp16", int4_algo_config="k_quant"), "precision is no integer"),
+    (
+        changed(input_model=MODEL | {"io_config": {"input_names": ["input_ids"], "output_names": ["logits"]}}),
+        "io_config is not heeded: inputs and outputs have the names of the checkpoint's class",
+    ),
+    (
+        changed(passes={"c": {"type": "OnnxConversion", "input_shapes": [[1, 128]]}}),
+        "have the names of the checkpoint's class, and free sizes",
+    ),
+    (
+        changed(passes={"c": {"type": "OnnxConversion"}, "v": {"type": "OnnxOpVersionConversion"}}),
+        "without target_opset Olive takes the newest of its onnx; the graph stays of 21",
+    ),
+    (
+        changed(passes={"s": {"type": "SelectiveMixedPrecision", "algorithm": "k_quant_last"}, "g": {"type": "Gptq"}}),
+        "the quantiser behind it leaves lm_head",
+    ),
+    (operated("ReplaceAttentionMaskValue", threshold=-1.0), "whatever threshold says"),
+    (tuned(), "Olive trains 3 epochs; here it is 200 steps"),
+    (tuned({"num_train_epochs": 1, "max_steps": -1}), "Olive trains 1 epochs; here it is 200 steps"),
+    (tuned(torch_dtype="float16"), "float16 needs its loss scaled"),
     (
         changed(
             systems=flat("CUDAExecutionProvider"), passes={"t": {"type": "OrtPerfTuning", "intra_thread_num_list": [1]}}
@@ -118,6 +171,108 @@ def test_a_local_checkpoint_lies_beside_the_workflow(tmp_path):
     assert read_target(file).source.path == "mine"
 
 
+def use_of(tmp_path, workflow, name):
+    """The options of the pass; none where it is not there."""
+    uses = read_target(write(tmp_path, workflow)).passes
+    return next((use.options for use in uses if use.declaration.name == name), None)
+
+
+ROUNDING = [{}, {"int4_algo_config": "k_quant"}, {"extra_options": {"algo_config": "k_quant_mixed", "block_size": 64}}]
+
+
+@pytest.mark.parametrize("precision", [{}, {"precision": "fp32"}, {"precision": "fp16"}])
+@pytest.mark.parametrize("rounding", ROUNDING)
+def test_a_precision_that_is_no_integer_rounds_nothing(tmp_path, precision, rounding):
+    rounding |= {"int4_nodes_to_exclude": ["/lm_head/MatMul"], "use_cuda_bf16": True}
+    workflow = changed(
+        passes={"m": {"type": "ModelBuilder"} | precision | rounding}, systems=flat("CUDAExecutionProvider")
+    )
+    uses = [use.declaration.name for use in read_target(write(tmp_path, workflow)).passes]
+    assert uses == ["export", *(["cast"] if "fp16" in precision.values() else []), "optimize", "package_genai"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int4"])
+def test_beside_another_quantiser_model_builder_brings_none(tmp_path, precision):
+    builder = {"type": "ModelBuilder", "precision": precision, "int4_algo_config": "k_quant_mixed"}
+    uses = read_target(write(tmp_path, changed(passes={"g": {"type": "Gptq"}, "m": builder}))).passes
+    assert [use.declaration.name for use in uses if "quant" in use.declaration.name] == ["quantize_gptq"]
+    assert "allocate_bits" not in [use.declaration.name for use in uses]
+
+
+@pytest.mark.parametrize(
+    "options, embeddings",
+    [
+        ({}, "keep"),
+        ({"int4_op_types_to_quantize": ["MatMul", "Gather"]}, "same"),
+        ({"extra_options": {"op_types_to_quantize": "MatMul"}}, "keep"),
+        ({"int4_tied_embeddings": True}, "same"),
+        ({"shared_embeddings": True, "precision": "int8"}, "keep"),
+    ],
+)
+def test_model_builder_rounds_look_ups_where_they_are_named_or_tied(tmp_path, options, embeddings):
+    assert use_of(tmp_path, a_pass(**options), "quantize_rtn").embeddings == embeddings
+
+
+@pytest.mark.parametrize(
+    "provider, precision, dtype",
+    [("CUDA", "int4", "bf16"), ("CUDA", "int8", "fp16"), ("Dml", "int4", "fp16"), ("CPU", "int4", None)],
+)
+def test_bfloat16_is_around_int4_on_cuda_alone(tmp_path, provider, precision, dtype):
+    workflow = a_pass(use_cuda_bf16=True, precision=precision) | {"systems": flat(f"{provider}ExecutionProvider")}
+    cast = use_of(tmp_path, workflow, "cast")
+    assert (cast and cast.dtype) == dtype
+
+
+@pytest.mark.parametrize(
+    "loaded, conversion, dtype", [("float16", {}, "fp16"), ("float16", {"torch_dtype": "float32"}, None)]
+)
+def test_a_checkpoint_is_converted_in_the_type_that_it_is_loaded_in(tmp_path, loaded, conversion, dtype):
+    model = MODEL | {"load_kwargs": MODEL["load_kwargs"] | {"torch_dtype": loaded}}
+    cast = use_of(tmp_path, changed(input_model=model, passes={"c": {"type": "OnnxConversion"} | conversion}), "cast")
+    assert (cast and cast.dtype) == dtype
+    assert use_of(tmp_path, changed(input_model=model, passes={"m": {"type": "ModelBuilder"}}), "cast") is None
+
+
+@pytest.mark.parametrize(
+    "arguments, steps",
+    [
+        (None, (200, "constant", 0, 8)),
+        (
+            {"max_steps": 20, "warmup_steps": 5},
+            (20, "constant", 0, 8),
+        ),  # a constant rate has no warm-up in Transformers
+        ({"max_steps": 100, "lr_scheduler_type": "cosine"}, (100, "cosine", 3, 8)),
+        (
+            {
+                "max_steps": 100,
+                "lr_scheduler_type": "constant_with_warmup",
+                "warmup_steps": 7,
+                "extra_args": {"per_device_train_batch_size": 2},
+            },
+            (100, "constant", 7, 2),
+        ),
+    ],
+)
+def test_what_training_args_leave_open_is_olive_s(tmp_path, arguments, steps):
+    options = use_of(tmp_path, tuned(arguments), "finetune")
+    assert (options.max_steps, options.schedule, options.warmup_steps, options.batch_size) == steps
+    assert options.tokens == 1024
+
+
+def test_of_two_goals_the_stricter_is_the_gate(tmp_path):
+    def goals(name, kind, *values):
+        goal = [{"name": name, "goal": {"type": kind, "value": value}} for value in values]
+        return {"name": name, "type": "accuracy", "sub_types": goal}
+
+    metrics = [
+        goals("perplexity", "percent-max-degradation", 1, 20),
+        goals("accuracy_score", "max-degradation", 0.01, 0.2),
+        goals("accuracy_score", "max-degradation", 0.1),
+    ]
+    check = read_target(write(tmp_path, changed(evaluator={"metrics": metrics}))).check
+    assert (check.max_perplexity_rise, check.min_top1) == (0.01, 0.99)
+
+
 WRONG = [  # what the proof asks: a misspelt pass, a misspelt key, a missing system, a wrong type, a path outside; and more
     (a_pass(type="ModelBuildr"), "passes.m.type = 'ModelBuildr' is no pass of Olive's", "'ModelBuilder'"),
     (a_pass(int4_blok_size=32), "passes.m: unknown key 'int4_blok_size'", "'int4_block_size'"),
@@ -157,6 +312,20 @@ WRONG = [  # what the proof asks: a misspelt pass, a misspelt key, a missing sys
     (changed(pass_flows=[["n"]]), "pass_flows names 'n', which is not in passes", "Valid: m"),
     (changed(search_strategy={"sampler": "tpe"}), "search_strategy without an evaluator", "Name one of evaluators"),
     (changed(evaluator={"type": "LMEvaluatr"}), "evaluators: type = 'LMEvaluatr' is none", "'LMEvaluator'"),
+    (
+        changed(
+            passes={"f": {"type": "DynamicToFixedShape", "dim_param": ["batch"], "dim_value": [1], "input_name": ["x"]}}
+        ),
+        "is not one with either dim_param or input_name",
+        "Write one",
+    ),
+    (selected("typo", 0.5), "is not one of 'k_quant_down'", "Write one of"),
+    (selected("snr", 1.5), "is not with snr, one with a ratio between 0 and 1", "between 0 and 1"),
+    (selected("snr", 0.5, bits="x"), "is not one of 2, 4, 8", "Write one of"),
+    (tuned({"per_device_train_batch_size": 0}), "whose per_device_train_batch_size is a whole number, 1", "1 or more"),
+    (tuned(train_data_config=None), "passes.l.train_data_config = None is not a string", "a string"),
+    (changed(passes={"l": {"type": "LoRA"}}), "is not a pass with train_data_config", "Write a pass"),
+    ('{"input_model": "\\ud800"}', "mine.json is not JSON", "Mend that line"),
     ('{"passes": {}, "passes": {}}', "'passes' stands twice in one object", "Mend that line"),
     ('{"passes": ', "mine.json is not JSON", "Mend that line"),
     ("[]", "is not a JSON object", "Name the workflow's file"),
@@ -191,6 +360,14 @@ def test_a_link_out_of_the_workflow_s_folder_is_not_followed(tmp_path):
         read_target(write(tmp_path / "inner", calibrated(data_files="link.txt")))
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a" * 5000, "a/" * 3000])
+def test_a_name_that_no_file_can_have(tmp_path, name):
+    with pytest.raises(TargetError, match="data_files = '(?s:.*)' is (no file|not the name of a file)"):
+        read_target(write(tmp_path, calibrated(data_files=name)))
+    with pytest.raises(TargetError, match="is no folder"):
+        read_target(write(tmp_path, changed(input_model={"type": "HfModel", "model_path": name})))
+
+
 def test_a_data_config_that_is_not_there(tmp_path):
     with pytest.raises(TargetError, match="'e' is not in data_configs"):
         read_target(write(tmp_path, calibrated() | {"passes": {"g": {"type": "Gptq", "data_config": "e"}}}))
@@ -205,6 +382,38 @@ REFUSALS = [
     (changed(input_model={"type": "ONNXModel", "model_path": "m.onnx"}), "it starts from an ONNX file", "checkpoint"),
     (changed(passes={}), "passes: there are none", "doit new"),
     (a_pass(int4_nodes_to_exclude=["/lm_head/MatMul"]), "it names nodes of the graph that Olive makes", "keep ="),
+    (
+        a_pass(int4_op_types_to_quantize=["Gather"]),
+        "weights of products are rounded with those of look-ups",
+        "Name MatMul",
+    ),
+    (operated("ReplaceErfWithTanh", zzz=1), "surgeries[0], ReplaceErfWithTanh: unknown key 'zzz'", "Leave it out"),
+    (operated("RenameInputs", old_name=["x"]), "unknown key 'old_name'", "'old_names'"),
+    (operated("RemoveQDQ", keep_clip_after_inputs=True), "keeps the ranges of inputs", "Leave"),
+    (
+        operated("RenameInputs", "text-generation", old_names=["input_ids"], new_names=["x"]),
+        "RenameInputs: GenAI knows inputs and outputs of what generates text by name",
+        "Leave it out",
+    ),
+    (
+        changed(
+            passes={"a": {"type": "OrtPerfTuning"}, "c": {"type": "OnnxConversion"}, "b": {"type": "OrtPerfTuning"}}
+        ),
+        "two passes tune the session",
+        "into one",
+    ),
+    (tuned({"lr_scheduler_type": "linear", "max_steps": 9}), "there is no schedule linear", "constant"),
+    (
+        tuned({"lr_scheduler_type": "cosine", "max_steps": 9, "warmup_steps": 10}),
+        "of 9 steps 10 would warm up",
+        "fewer",
+    ),
+    (
+        tuned() | {"passes": {"l": tuned()["passes"]["l"], "k": tuned()["passes"]["l"], "m": {"type": "ModelBuilder"}}},
+        "two passes tune adapters",
+        "two finetune passes",
+    ),
+    (changed(passes={"x": {"type": "ExtractAdapters"}}), "ExtractAdapters is behind nothing that tunes", "Add LoRA"),
     (a_pass(user_script="run.py"), "the script run.py would run code of its own", "a file beside the workflow"),
     (a_pass(int4_block_size=512), "blocks of 512 have no kernel", "128"),
     (
@@ -424,6 +633,13 @@ def places(value, path=()):
         yield from places(one, (*path, key))
 
 
+def test_surgeries_of_genai_s_names_are_those_that_refuse_its_models():
+    there = (paths.ROOT / "onnxmake" / "model" / "surgeries").glob("*.py")
+    refuse = {file.stem for file in there if "need_no_decoder(" in file.read_text()}
+    assert {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in OF_GENAI} == refuse
+
+
+@settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_a_workflow_with_anything_anywhere_is_a_target_or_an_error(tmp_path_factory, data):
     workflow = copy.deepcopy(WORKFLOWS[data.draw(st.sampled_from(sorted(WORKFLOWS)))][0])
@@ -431,7 +647,7 @@ def test_a_workflow_with_anything_anywhere_is_a_target_or_an_error(tmp_path_fact
     holder = workflow
     for key in way:
         holder = holder[key]
-    holder[last] = data.draw(LEAVES | st.sampled_from([[], {}, [[]], [{}], {"type": []}, [1, "a"], 1.5, -1]))
+    holder[last] = data.draw(VALUES | ODD)
     with contextlib.suppress(TargetError):
         read_target(write(tmp_path_factory.mktemp("flow"), workflow))
 

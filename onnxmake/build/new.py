@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class New(Command):
             say(text.rstrip())
             return
         say(draft.reasons(made))
-        _write(plan, file, text, params["force"])
+        write(file, text, params["force"], {*plan.releases, *plan.broken}, "Give --name for a second one")
         if params["build"]:
             _build(name, device, made["tasks"].choice)
 
@@ -101,21 +101,23 @@ def _proven(target: Target, architecture: Mapping[str, Any], unproven: bool) -> 
         )
 
 
-def _write(plan: Plan, file: Path, text: str, force: bool) -> None:
-    """Raises TargetError where something else is there."""
+def write(file: Path, text: str, force: bool, taken: Collection[str], second: str) -> None:
+    """The target file, and say how it is built. Raises TargetError where another is there, or its name is among those that are
+    taken; `second` says how to have both."""
     there = file.read_text("utf-8") if file.is_file() else ""
     if there == text:
         say(f"{paths.shown(file)} is so already")
         return
-    if (there or file.stem in {*plan.releases, *plan.broken}) and not force:
+    if (there or file.stem in taken) and not force:
         raise TargetError(
             f"There is another target {file.stem}: {paths.shown(file)}.",
             "It was written by hand, of another commit, or with other options.",
-            "Give --name for a second one, or --force to replace it.",
+            f"{second}, or --force to replace it.",
         )
     with storage_errors("write the target"):
         write_atomically(file, text)
-    say(f"{paths.shown(file)} written: doit build:{file.stem}")
+    found = "" if file.parent in paths.target_folders() else f"ONNXMAKE_TARGETS={paths.shown(file.parent)} "
+    say(f"{paths.shown(file)} written: {found}doit build:{file.stem}")
 
 
 def _build(name: str, device: str, tasks: list[str]) -> None:

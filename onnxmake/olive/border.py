@@ -18,6 +18,7 @@ INPUTS = (
     "input_features",
 )
 OUTPUTS = ("logits", "last_hidden_state", "pooler_output", "sentence_embedding", "text_embeds", "image_embeds")
+NAMES = "inputs and outputs have the names of the checkpoint's class, and free sizes; DynamicToFixedShape and surgeries change them"
 SIZES = {  # names of Optimum's -> here
     "batch_size": "batch",
     "sequence_length": "sequence",
@@ -54,6 +55,8 @@ def border_kept(options: Mapping[str, Any], place: Place) -> Settings:
 
 def shapes(options: Mapping[str, Any], place: Place) -> Settings:
     """DynamicToFixedShape: sizes by name, or inputs' shapes."""
+    if options.get("dim_param") and options.get("input_name"):
+        raise WrongType("one with either dim_param or input_name")
     for key, values, label in (("dim_param", "dim_value", "dims"), ("input_name", "input_shape", "inputs")):
         if options.get(key):
             keys, given = names(options[key]), typed(options.get(values), list)

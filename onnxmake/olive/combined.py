@@ -6,9 +6,10 @@ from typing import Any
 from onnxmake.build.schema import nearest
 from onnxmake.olive import scripted
 from onnxmake.olive.rules import Place, Rule, Settings, WrongType, names, one_of, typed
-from onnxmake.olive.surgeries import SURGERIES
+from onnxmake.olive.surgeries import KEYS, OF_GENAI, SURGERIES
 from onnxmake.olive.told import Refusal
 
+INTEGERS = ("int4", "int8")  # precisions of ModelBuilder that round weights
 LEVELS = {0: "disabled", 1: "basic", 2: "extended", 99: "all"}  # ONNX Runtime's numbers
 SEQUENTIAL, PARALLEL = "sequential", "parallel"
 EXECUTION = {0: SEQUENTIAL, 1: PARALLEL, "ORT_SEQUENTIAL": SEQUENTIAL, "ORT_PARALLEL": PARALLEL}
@@ -33,11 +34,39 @@ def own_script(value: Any, place: Place) -> Settings:
 def precision(value: Any, place: Place) -> Settings:
     """Of ModelBuilder: integers are weights in blocks; GPUs compute the rest in float16."""
     name = one_of(value, ("fp32", "fp16", "bf16", "int4", "int8"))
-    number = int(name[3:]) if name.startswith("int") else 0
+    number = int(name[3:]) if name in INTEGERS else 0
     floats = "fp16" if number and place.device != "cpu" else name
     cast = {"cast.dtype": floats} if floats in ("fp16", "bf16") else {}
     block = {"quantize.method": "rtn", "quantize.bits": number, "quantize.block_size": 32, "quantize.implied": True}
-    return cast | (block if number else {})
+    return cast | (block | {"quantize.embeddings": "keep"} if number else {})
+
+
+def rounds(options: Mapping[str, Any]) -> bool:
+    """Whether ModelBuilder rounds weights; its precision is fp32 unless said."""
+    return str(options.get("precision", "fp32")).lower() in INTEGERS
+
+
+def tied(value: Any, place: Place) -> Settings:
+    """One table for look-ups and head: it is rounded as the head is."""
+    return {"quantize.embeddings": "same"} if typed(value, bool) else {}
+
+
+def cuda_bf16(value: Any, place: Place) -> Settings:
+    return {"cast.dtype": "bf16"} if typed(value, bool) and place.device == "cuda" else {}
+
+
+def with_int8(options: Mapping[str, Any], place: Place) -> Settings:
+    """Of ModelBuilder, whatever else is said: look-ups have 4 bits or none, and bfloat16 is for int4."""
+    if str(options.get("precision")).lower() != "int8":
+        return {}
+    return {"quantize.embeddings": "keep"} | ({"cast.dtype": "fp16"} if place.device != "cpu" else {})
+
+
+def newest(options: Mapping[str, Any], place: Place) -> Settings:
+    """Of OnnxOpVersionConversion, whose default is the newest set that its onnx knows."""
+    if options.get("target_opset") is None:
+        place.note(f"without target_opset Olive takes the newest of its onnx; the graph stays of {OPSETS[1]}")
+    return {}
 
 
 def opset(value: Any, place: Place) -> Settings:
@@ -74,7 +103,12 @@ def op_types(value: Any, place: Place) -> Settings:
     types = value.split("/") if isinstance(value, str) else names(value)
     if unknown := [name for name in types if name not in ("MatMul", "Gemm", "Gather")]:
         raise Refusal(f"{unknown[0]} is no type of node with weights", "Name MatMul, Gemm and Gather.")
-    return {} if "Gather" in types else {"quantize.embeddings": "keep"}
+    if types and "MatMul" not in types:
+        raise Refusal(
+            "weights of products are rounded with those of look-ups",
+            'Name MatMul; embeddings = "int4" rounds them alone.',
+        )
+    return {"quantize.embeddings": "same" if "Gather" in types else "keep"}
 
 
 def mixed_matmuls(value: Any, place: Place) -> Settings:
@@ -109,12 +143,27 @@ def surgeries(value: Any, place: Place) -> Settings:
         take = SURGERIES[found]
         if isinstance(take, str):
             raise Refusal(f"surgeries[{number}], {name}: {take}", "Leave it out.")
-        options = take({key: v for key, v in given.items() if key != "surgeon"})
+        own = {key: v for key, v in given.items() if key != "surgeon"}
+        if unknown := own.keys() - {*KEYS.get(found, ())}:
+            key = min(unknown)
+            raise Refusal(f"surgeries[{number}], {name}: unknown key {key!r}", nearest(key, KEYS.get(found, ())))
+        if found in OF_GENAI and place.generates:
+            raise Refusal(
+                f"surgeries[{number}], {name}: GenAI knows inputs and outputs of what generates text by name",
+                "Leave it out.",
+            )
+        if own.get("threshold", LOWEST) != LOWEST:
+            place.note(f"{name}: every value of the mask below replacement is replaced, whatever threshold says")
+        options = take(own)
         if options:
             out.append(options | {"may_skip": True})  # Olive does not mind a graph that has nothing of the kind
     return {"surgery": out} if out else {}
 
 
+FIXED = ("k_quant_down", "k_quant_mixed", "k_quant_last")  # of SelectiveMixedPrecision: layers by their place
+LOWEST = -3e30  # threshold of ReplaceAttentionMaskValue, unless said
+SCORED = ("snr", "snr_relative", "iqe", "iqe_relative", "kld_gradient")  # layers by what they lose
+WIDTHS = {2: 2, 4: 4, 8: 8}
 BITS = {2: "int2", 4: "int4", 8: "int8", 16: "keep", 32: "keep"}
 
 
@@ -151,12 +200,14 @@ def not_converted(value: Any, place: Place) -> Settings:
 
 def selective(options: Mapping[str, Any], place: Place) -> Settings:
     """SelectiveMixedPrecision: of a fixed choice of layers, or of as many weights as ratio says; allocate_bits measures which."""
-    algorithm = options.get("algorithm")
-    low, high, ratio = options.get("bits", 4), options.get("high_bits", 8), options.get("ratio")
+    low, high = (
+        WIDTHS[one_of(options.get(name, default), WIDTHS)] for name, default in (("bits", 4), ("high_bits", 8))
+    )
+    algorithm, ratio = one_of(options.get("algorithm"), FIXED + SCORED), None
     if algorithm == "k_quant_last":
         return {"next.lm_head": f"int{high}"}
-    if ratio is None and not str(algorithm).startswith(("k_quant", "high_precision")):
-        raise WrongType("an algorithm k_quant_..., or another with a ratio")
+    if algorithm in SCORED and not 0 < (ratio := typed(options.get("ratio"), float)) < 1:
+        raise WrongType(f"with {algorithm}, one with a ratio between 0 and 1")
     average = low + (high - low) * (0.25 if ratio is None else 1 - typed(ratio, float))
     if ratio is None:
         place.note(

@@ -11,7 +11,7 @@ from onnxmake.olive import hub
 from onnxmake.olive.hub import OnHub
 from onnxmake.olive.rules import Settings
 from onnxmake.olive.told import Refusal, Told
-from onnxmake.olive.workflow import flat, known, table, wrong
+from onnxmake.olive.workflow import flat, known, table, there, wrong
 
 KEYS = {"name", "type", "user_script", "script_dir", "components", "params_config"}
 OF_MODEL = "__input_model_data_config__"  # what older workflows call the data set of hf_config
@@ -22,14 +22,17 @@ def inside(where: str, item: str, given: Any, folder: Path) -> str:
     """A file that a workflow names, in its own folder or below. Raises TargetError."""
     if not isinstance(given, str):
         raise wrong(where, item, given, "the name of a file")
-    path = (folder / given).resolve()
+    try:
+        path = (folder / given).resolve()
+    except (OSError, ValueError, RuntimeError):  # a zero in it; a link to itself
+        raise wrong(where, item, given, "the name of a file") from None
     if not path.is_relative_to(folder.resolve()):
         raise TargetError(
             f"{where}: {item} = {given!r} lies outside the workflow's folder.",
             "A workflow that came from elsewhere could read any file of this machine.",
             "Put the file beside the workflow.",
         )
-    if not path.is_file():
+    if not there(path):
         raise TargetError(
             f"{where}: {item} = {given!r} is no file.", "Files are looked for beside the workflow.", "Correct the name."
         )
@@ -75,7 +78,7 @@ def text_of(
                 "what its script makes are numbers, and a check reads texts: the one that comes along stands for them",
             )
         return file, taken
-    if isinstance(local := load.get("data_name"), str) and local and (folder / local).is_dir():
+    if isinstance(local := load.get("data_name"), str) and local and there(folder / local, "is_dir"):
         raise Refusal(f"{item}: {local} is a folder", 'Name a file in it: data_name "json", and data_files.')
     found: str | OnHub | None = hub.named(where, item, load, told)
     if found is None:

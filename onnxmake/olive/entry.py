@@ -12,12 +12,12 @@ class Entry:
     """Settings that an Olive pass always means, its options in the order in which their settings count, and what only
     several options say together.
 
-    `searched`: the values that Olive's search tries of an option which the workflow leaves open. `instead`: an option that makes
-    another pass of it, where it is true.
+    `searched`: the values that Olive's search tries of an option which the workflow leaves open. `instead`: what it is in its place
+    with some values of its options.
     """
 
     settings: Settings = field(default_factory=dict)
     options: Mapping[str, Rule] = field(default_factory=dict)
     whole: Callable[[Mapping[str, Any], Place], Settings] = lambda options, place: {}
     searched: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    instead: tuple[str, "Entry"] | None = None
+    instead: Callable[[Mapping[str, Any]], "Entry | None"] = lambda options: None

@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
-from onnxmake.build import fetch, job, paths, runner
+from onnxmake.build import fetch, job, new, paths, runner
 from onnxmake.build.commands import Command
 from onnxmake.build.files import digest_text, write_atomically
+from onnxmake.build.naming import check_name
 from onnxmake.build.report import say
 from onnxmake.build.target import COMMIT, read_target
 from onnxmake.errors import TargetError
@@ -27,7 +29,7 @@ def pinned(found: Translated) -> Translated:
     return dataclasses.replace(found, revision=runner.run(work, asked, log, f"look at {found.name}")["revision"])
 
 
-def imported(file: Path, out: Path) -> str:
+def imported(file: Path, out: Path, write: Callable[[Path, str], None] = write_atomically) -> str:
     """Write the target file; what it says. Raises TargetError, SourceError, StoreError."""
     found = translate(file)
     source(file, found.name, found.revision or "0" * 40)  # is it a folder, or could it be a repository?
@@ -36,7 +38,7 @@ def imported(file: Path, out: Path) -> str:
     table |= {"source": source(file, found.name, found.revision)}
     text = written.toml(described(found), found.told.notes, written.moved(table, file.parent, out.parent))
     read_target(out, {}, lambda _: (text, tomllib.loads(text)))  # before anything is written
-    write_atomically(out, text)
+    write(out, text)
     return text
 
 
@@ -48,6 +50,7 @@ class Import(Command):
     cmd_options = (
         {"name": "config", "short": "c", "long": "config", "default": "", "help": "the workflow"},
         {"name": "output", "short": "o", "long": "output", "default": "", "help": "the target file to write"},
+        {"name": "force", "long": "force", "type": bool, "default": False, "help": "replace a target of that name"},
     )
 
     def work(self, plan, params, arguments):
@@ -60,6 +63,10 @@ class Import(Command):
             )
         if not file.is_file():
             raise TargetError(f"{params['config']} is no file.", "A typing error.", "Correct -c.")
-        text = imported(file, out)
-        say("\n".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")))
-        say(f"{paths.shown(out)}: doit build:{out.stem}")
+        check_name(out.stem, f"{params['output']}: ")
+
+        def write(to: Path, text: str) -> None:
+            say("\n".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")))
+            new.write(to, text, params["force"], plan.releases, "Give -o another name")
+
+        imported(file, out, write)

@@ -54,10 +54,10 @@ BUILDER: dict[str, Rule] = {  # of ModelBuilder, in its config or in its extra_o
     "int4_accuracy_level": ACCURACY,
     "int4_op_types_to_quantize": combined.op_types,
     "int4_nodes_to_exclude": NO_NODES,
-    "int4_tied_embeddings": quiet(),
-    "shared_embeddings": quiet(),
+    "int4_tied_embeddings": combined.tied,
+    "shared_embeddings": combined.tied,
     "use_8bits_moe": each({True: {"quantize.experts": "int8"}, False: {}}),
-    "use_cuda_bf16": each({True: {"cast.dtype": "bf16"}, False: {}}),
+    "use_cuda_bf16": combined.cuda_bf16,
     "use_qdq": noted("products stay MatMulNBits, which every device here has", [None, False]),
     "use_webgpu_fp32": noted("activations are float16 there; without cast they are float32", [None, False]),
     "exclude_embeds": WHOLE_MODEL,
@@ -80,6 +80,28 @@ LATER: dict[str, Rule] = {  # names of a later model builder
     "enable_webgpu_graph": noted("graph capture is an option of the session, for genai_config.json", [None, False]),
     **dict.fromkeys(("fuse_qkv", "disable_qkv_fusion", "fuse_qk_norm_gqa", "windowed_kv_cache"), quiet()),
 }
+ROUNDING = (
+    *(name for name in (*BUILDER, *LATER) if name.startswith("int4_") or f"int4_{name}" in BUILDER),
+    *("matmul_mixed_precision", "use_cuda_bf16", "use_8bits_moe", "moe_quant_type", "qmoe_block_size"),
+)
+GENERATION = noted("what generation does is genai_config.json's, from the checkpoint's own settings")
+UNROUNDED = (
+    BUILDER
+    | LATER
+    | dict.fromkeys(
+        ROUNDING, noted("precision is no integer: it says how weights would be rounded, and none are", [None])
+    )
+)
+FLOATS = Entry(  # of ModelBuilder with a precision that rounds nothing
+    {"package_genai": True},
+    {
+        "precision": combined.precision,
+        **UNROUNDED,
+        "extra_options": combined.extra(UNROUNDED),
+        "metadata_only": quiet(bool),
+        "search": GENERATION,
+    },
+)
 GENAI_CONFIG = Entry(  # of a converted model: package_genai writes it, and nothing is rounded
     {"package_genai": True},
     dict.fromkeys(("precision", "metadata_only", "search", "extra_options", *BUILDER, *LATER), quiet()),
@@ -142,7 +164,7 @@ TRAINED: dict[str, Rule] = {
     "eval_dataset_size": noted("doit check evaluates"),
     "lora_dropout": to("finetune.dropout", float),
     "target_modules": training.modules,
-    "torch_dtype": each({"float32": {"finetune.dtype": "fp32"}, "bfloat16": {}, "float16": {}}),
+    "torch_dtype": training.dtype,
     "training_args": training.training,
     "modules_to_save": only([None, []], "adapters of linear layers are tuned, nothing else", "Leave it out."),
     "double_quant": quiet(),
@@ -163,8 +185,9 @@ CALIBRATION: dict[str, Sequence[Any]] = {
 
 def _tuning(method: str) -> Entry:
     rates = {"rank": 64, "alpha": 16.0, "dropout": 0.05, "dtype": "bf16", "method": method}
+    rates |= {"tokens": 1024, "batch_size": 8, "schedule": "constant", "warmup_steps": 0}
     settings: Settings = {f"finetune.{name}": value for name, value in rates.items()}
-    return Entry(settings, TRAINED, searched={"r": (16, 32, 64)})
+    return Entry(settings, TRAINED, training.steps, searched={"r": (16, 32, 64)})
 
 
 PASSES: dict[str, Entry] = {
@@ -177,14 +200,17 @@ PASSES: dict[str, Entry] = {
             **LATER,
             "extra_options": combined.extra(BUILDER | LATER),
             "metadata_only": quiet(bool),
-            "search": noted("what generation does is genai_config.json's, from the checkpoint's own settings"),
+            "search": GENERATION,
         },
+        combined.with_int8,
         searched={
             "int4_block_size": (32, 64, 128),
             "int4_is_symmetric": (True, False),
             "int4_algo_config": ("default", "rtn", "k_quant_mixed", "k_quant_last"),
         },
-        instead=("metadata_only", GENAI_CONFIG),
+        instead=lambda options: (
+            GENAI_CONFIG if options.get("metadata_only") is True else None if combined.rounds(options) else FLOATS
+        ),
     ),
     "MobiusBuilder": Entry(
         {},
@@ -204,10 +230,12 @@ PASSES: dict[str, Entry] = {
             **dict.fromkeys(
                 ("use_dynamo_exporter", "device", "parallel_jobs", "merge_adapter_weights", "optimize"), quiet()
             ),
-            **dict.fromkeys(("input_names", "input_shapes", "input_types", "output_names", "dynamic_axes"), quiet()),
+            **dict.fromkeys(("input_names", "input_shapes", "output_names"), noted(border.NAMES, [None, []])),
+            **dict.fromkeys(("input_types", "dynamic_axes"), quiet()),
             "past_key_value_name": quiet(str),
             "save_metadata_for_token_generation": quiet(bool),
         },
+        lambda options, place: {} if options.get("torch_dtype") else dict(DTYPES.get(place.loaded, {})),
     ),
     "OptimumConversion": Entry(
         {},
@@ -261,7 +289,9 @@ PASSES: dict[str, Entry] = {
         {}, dict.fromkeys(("name_pattern", "source_dtype", "target_dtype"), quiet()), border.border
     ),
     "OnnxOpVersionConversion": Entry(
-        {"upgrade_opset.opset": 21, "upgrade_opset.may_skip": True}, {"target_opset": to("upgrade_opset.opset", int)}
+        {"upgrade_opset.opset": 21, "upgrade_opset.may_skip": True},
+        {"target_opset": to("upgrade_opset.opset", int)},
+        combined.newest,
     ),
     "MatMulNBitsToQDQ": Entry(
         {},

@@ -60,6 +60,10 @@ def _gate(where: str, item: str, metric: str, sub: Mapping[str, Any], note: Call
     return {}
 
 
+def _stricter(label: str, *values: float) -> float:
+    return (min if ".max_" in label else max)(values)
+
+
 def _scripted(
     where: str, item: str, subs: list[dict[str, Any]], config: Mapping[str, Any], script: Script, told: Told
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
@@ -140,5 +144,6 @@ def settings(
         for sub in subs:
             repeats = table(where, f"{item}.metric_config", sub.get("metric_config") or {}).get("repeat_test_num")
             out |= {"bench.repeats": repeats} if repeats else {}
-            out |= _gate(where, item, kind, sub, lambda line, item=item: told.note(item, line))  # type: ignore[misc]
+            gate = _gate(where, item, kind, sub, lambda line, item=item: told.note(item, line))  # type: ignore[misc]
+            out |= {label: _stricter(label, value, out.get(label, value)) for label, value in gate.items()}
     return out

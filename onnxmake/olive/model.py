@@ -8,9 +8,10 @@ from onnxmake.build import paths
 from onnxmake.build.schema import nearest
 from onnxmake.build.target import COMMIT
 from onnxmake.errors import TargetError
+from onnxmake.olive.border import NAMES
 from onnxmake.olive.rules import Settings
 from onnxmake.olive.told import Refusal, Told
-from onnxmake.olive.workflow import flat, known, wrong
+from onnxmake.olive.workflow import flat, known, there, wrong
 
 HF = {"type", "model_path", "task", "load_kwargs", "io_config", "generative", "adapter_path", "model_attributes"}
 OLDER = {"hf_config", "model_file_format", "dummy_inputs_func", "model_loader", "model_script", "script_dir"}
@@ -123,7 +124,10 @@ def repository(where: str, given: Mapping[str, Any], told: Told) -> tuple[str, s
         raise Refusal("input_model: quantization_config rounds as it loads", "Use a quantising pass.")
     if load.get("trust_remote_code"):
         told.note("input_model", "code of the repository is never run: Transformers' own class is exported")
-    return _path(where, model.get("model_path")), load.get("revision"), _task(where, model.get("task"))
+    if model.get("io_config"):
+        told.note("input_model", f"io_config is not heeded: {NAMES}")
+    loaded = {"load.dtype": str(load.get("torch_dtype") or load.get("dtype") or "").removeprefix("torch.")}
+    return _path(where, model.get("model_path")), load.get("revision"), _task(where, model.get("task")) | loaded
 
 
 def _task(where: str, given: Any) -> Settings:
@@ -143,7 +147,7 @@ def _task(where: str, given: Any) -> Settings:
 
 def is_local(file: Path, name: str) -> bool:
     """Whether there is a folder of that name beside the workflow: Olive decides so, too."""
-    return (file.parent / name).is_dir()
+    return there(file.parent / name, "is_dir")
 
 
 def source(file: Path, name: str, revision: str | None) -> dict[str, str]:

@@ -32,8 +32,7 @@ def _entry(where: str, one: Pass) -> Entry:
     if found in REFUSED:
         why, closest = REFUSED[found]
         raise Refusal(f"{found}: {why}", closest)
-    entry = PASSES[ALIASES.get(found, found)]
-    return entry.instead[1] if entry.instead and one.options.get(entry.instead[0]) is True else entry
+    return PASSES[ALIASES.get(found, found)]
 
 
 def _values(where: str, item: str, value: Any, lists: bool) -> list[Any]:
@@ -65,6 +64,7 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 
 def _read(where: str, one: Pass, entry: Entry, given: Mapping[str, Any], place: Place) -> Settings:
     """Settings of the pass with these options. Raises TargetError."""
+    entry = entry.instead(given) or entry
     out = dict(entry.settings)
     for name, rule in {**COMMON, **entry.options}.items():
         if name in given:
@@ -122,7 +122,7 @@ def _settings(where: str, one: Pass, search: str, place: Place) -> tuple[Setting
             if not search:
                 place.note(f"of the values of {name}, the first: there is no search_strategy")
     if search == ALL and not one.fixed:
-        open_ |= _tried(where, one, entry, first, out, place)
+        open_ |= _tried(where, one, entry.instead(first) or entry, first, out, place)
     return out, open_
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from onnxmake.olive.one import Open
 from onnxmake.olive.rules import Settings
-from onnxmake.olive.told import Refusal
+from onnxmake.olive.told import Refusal, Told
 
 BEFORE = ("finetune", "export", "pool", "cast", "cast_calibrated", "optimize", "allocate_bits")  # each once
 QUANTISERS = ("quantize", "quantize_dynamic", "quantize_static")
@@ -53,9 +53,23 @@ def _quantisers(found: list[dict[str, Any]], following: Mapping[str, Any]) -> Bl
     return out
 
 
-def ordered(settings: list[Settings]) -> Blocks:
+def _refuse_seconds(groups: list[dict[str, dict[str, Any]]]) -> None:
+    """Passes that would become one with the options of both. Raises Refusal."""
+    tuned = ["method" in g["finetune"] for g in groups if "finetune" in g]
+    if sum(tuned) > 1:
+        raise Refusal(
+            "two passes tune adapters", "Write two finetune passes into what doit import makes of one of them."
+        )
+    if tuned and not any(tuned):
+        raise Refusal("ExtractAdapters is behind nothing that tunes any", "Add LoRA in front of it.")
+    if sum(LAST in g for g in groups) > 1:
+        raise Refusal("two passes tune the session", "Write the values of both into one.")
+
+
+def ordered(settings: list[Settings], told: Told) -> Blocks:
     """The [[pass]] blocks. Raises Refusal."""
     groups = _asked([_grouped(one) for one in settings])
+    _refuse_seconds(groups)
     merged: dict[str, dict[str, Any]] = {}
     for group in groups:
         for use in group.keys() & {*BEFORE, "next", "attach_adapters", "package_genai"}:
@@ -65,6 +79,10 @@ def ordered(settings: list[Settings]) -> Blocks:
     for use in ("export", "optimize"):
         merged.setdefault(use, {})
     quantisers = _quantisers([g["quantize"] for g in groups if "quantize" in g], merged.get("next", {}))
+    if quantisers and merged.get("next") and quantisers[0][1].get("lm_head") == "keep":
+        told.note(
+            "passes", "SelectiveMixedPrecision gives lm_head its bits, and the quantiser behind it leaves lm_head"
+        )
     if allocated := merged.get("allocate_bits"):
         if not quantisers:
             raise Refusal("SelectiveMixedPrecision is followed by no quantiser", "Add Rtn, KQuant or Gptq behind it.")

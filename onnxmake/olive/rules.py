@@ -31,6 +31,7 @@ class Place:
     text: Callable[..., tuple[Any, Settings]]  # data config -> its file or data set, and how it is read
     data: Callable[..., tuple[str, Settings]]  # a pass's own options -> the same of its dataloader_func
     beside: Set[str] = frozenset()  # the types of all passes, in small letters
+    loaded: str = ""  # the float type that load_kwargs name
 
     def note(self, text: str) -> None:
         self.told.note(self.item, text)

@@ -4,10 +4,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from onnxmake.olive.rules import WrongType, names, typed
+from onnxmake.olive.told import Refusal
 
 Take = Callable[[Mapping[str, Any]], dict[str, Any]]
 DLA = "it is for one accelerator's compiler, which is no device here"
 FUSED = "optimize makes the graph without it"
+
+
+KEYS = {  # of those that have any
+    **dict.fromkeys(("RenameInputs", "RenameOutputs"), ("old_names", "new_names")),
+    **dict.fromkeys(("RemoveInputs", "RemoveOutputs", "ExposeOutputs"), ("names",)),
+    "AddIntermediateTensorsToOutputs": ("intermediate_tensor_to_add",),
+    "ReplaceAttentionMaskValue": ("threshold", "replacement"),
+    "RemoveQDQ": ("keep_clip_after_inputs",),
+    "RemoveRopeMultiCache": ("use_large_cache",),
+}
+OF_GENAI = {"RenameInputs", "RenameOutputs", "RemoveInputs", "RemoveOutputs"}  # not of a model that generates text
 
 
 def _plain(name: str) -> Take:
@@ -28,6 +40,12 @@ def _naming(name: str, key: str = "names") -> Take:
     return lambda given: {"name": name, "values": names(given.get(key))}
 
 
+def _without_clip(given: Mapping[str, Any]) -> dict[str, Any]:
+    if typed(given.get("keep_clip_after_inputs", False), bool):
+        raise Refusal("keep_clip_after_inputs keeps the ranges of inputs", "Leave keep_clip_after_inputs out.")
+    return {"name": "remove_qdq"}
+
+
 def _nothing(given: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
@@ -46,7 +64,7 @@ SURGERIES: dict[str, Take | str] = {
     "SimplifiedLayerNormToRMSNorm": _plain("rms_norm_to_primitives"),
     "MatMulAddToGemm": _plain("matmul_add_to_gemm"),
     "GemmToMatMulAdd": _plain("gemm_to_matmul_add"),
-    "RemoveQDQ": _plain("remove_qdq"),
+    "RemoveQDQ": _without_clip,
     "ReplaceAttentionMaskValue": lambda given: {
         "name": "soften_mask",
         "value": typed(given.get("replacement", -1e4), float),

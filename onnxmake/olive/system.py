@@ -59,10 +59,12 @@ def device_of(where: str, system: Mapping[str, Any], told: Told) -> str:
     if found != "LocalSystem":
         told.note("systems", f"{found}: steps run in onnxmake's own locked environments, or their images")
     given = system.get("accelerators") or []
-    if not isinstance(given, list) or len(given) > 1:
+    if not isinstance(given, list):
         raise wrong(where, "systems.accelerators", given, "a list of one accelerator")
     if not given:
         return "cpu"
+    if len(given) > 1:
+        told.note("systems", f"of {len(given)} accelerators, the first: a target is for one device")
     accelerator = (
         {"device": given[0]} if isinstance(given[0], str) else table(where, "systems.accelerators[0]", given[0])
     )

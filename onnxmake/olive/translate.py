@@ -12,6 +12,8 @@ from onnxmake.olive.scripted import Scripts
 from onnxmake.olive.told import Refusal, Told, Untranslated
 from onnxmake.olive.workflow import Workflow
 
+GENERATES = {"modelbuilder", "genaimodelexporter"}  # what packs a model to generate text, whatever its task
+
 
 @dataclass(frozen=True)
 class Translated:
@@ -43,7 +45,8 @@ def _refuse_shapes(flow: Workflow, told: Told) -> None:
         does = "the workflow evaluates a model" if flow.evaluator else "Olive would choose them"
         told.refuse("passes", Refusal(f"there are none: {does}", "Write passes, or let doit new choose."))
     if flow.flows > 1:
-        told.note("pass_flows", f"of {flow.flows}, the first")
+        first = ", ".join(several[0].item.removeprefix("passes.").split("[")[0] for several in flow.passes)
+        told.note("pass_flows", f"of {flow.flows}, the first: {first}")
 
 
 def translate(file: Path) -> Translated:
@@ -61,15 +64,15 @@ def translate(file: Path) -> Translated:
     except Refusal as refusal:
         told.refuse("systems", refusal)
     _refuse_shapes(flow, told)
-    generates = "package_genai" in found[0][0]
+    beside = {each.type.lower() for several in flow.passes for each in several}
+    generates, loaded = "package_genai" in found[0][0] or bool(beside & GENERATES), found[0][0].get("load.dtype", "")
     mine = Scripts(where, file.parent, name)
     from_config = functools.partial(scripted.from_config, mine, generates)
     text = functools.partial(data.text_of, where, file.parent, flow.data, told=told, made=from_config)
-    beside = {each.type.lower() for several in flow.passes for each in several}
     for several in flow.passes:
         item = several[0].item
         from_pass = functools.partial(scripted.from_pass, mine, item)
-        place = Place(item, device, told, generates, text, from_pass, beside)
+        place = Place(item, device, told, generates, text, from_pass, beside, loaded)
         try:
             found.append(one.settings(where, several, strategy.searched(flow.search), place))
         except Refusal as refusal:
@@ -79,7 +82,7 @@ def translate(file: Path) -> Translated:
     metrics = measured.pop("metric", [])
     try:
         if not told.refused:
-            blocks = order.ordered([settings for settings, _ in found])
+            blocks = order.ordered([settings for settings, _ in found], told)
         if flow.search is not None and not told.refused:
             open_ = order.axes(found, blocks)
             searched = strategy.search(where, flow.search, flow.evaluator, open_, flow.passes, told)

@@ -71,6 +71,14 @@ class Workflow:
     apart: bool = False  # parts of the model are built, each by some of the passes
 
 
+def there(path: Path, kind: str = "is_file") -> bool:
+    """Whether it is a file, or a folder with "is_dir"; what no name can be is none."""
+    try:
+        return getattr(path, kind)()
+    except (OSError, ValueError):  # too long; a zero in it
+        return False
+
+
 def wrong(where: str, item: str, given: Any, expected: str) -> TargetError:
     return TargetError(
         f"{where}: {item} = {given!r} is not {expected}.", "The value has the wrong type.", f"Write {expected}."
@@ -176,7 +184,7 @@ def _system(where: str, given: Mapping[str, Any], providers: Any) -> dict[str, A
     """The system, with the execution provider that older workflows name in their engine."""
     system = flat(given, "config", where, "systems") if given else {}
     if providers and not system.get("accelerators"):
-        system = {"type": "LocalSystem"} | system | {"accelerators": [{"execution_providers": providers[:1]}]}
+        system = {"type": "LocalSystem"} | system | {"accelerators": [{"execution_providers": providers}]}
     return system
 
 

@@ -1,12 +1,14 @@
 """A translated workflow as a target file, with what differs in comments."""
 
 import os
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from onnxmake.build import like
 from onnxmake.build.show import value
+from onnxmake.errors import OnnxmakeError
 
 
 def _block(head: str, table: Mapping[str, Any]) -> Iterator[str]:
@@ -46,4 +48,11 @@ def toml(header: str, notes: list[tuple[str, str]], table: Mapping[str, Any]) ->
         given = table.get(key, {})
         for one in given if isinstance(given, list) else [given] if given else []:
             blocks += _block(f"[[{key}]]" if isinstance(given, list) else f"[{key}]", one)
-    return "\n\n".join(blocks) + "\n"
+    text = "\n\n".join(blocks) + "\n"
+    if (found := tomllib.loads(text)) != table:
+        raise OnnxmakeError(
+            f"The target file would read as {found}, which is not what the workflow says.",
+            "A defect of onnxmake: nothing was written.",
+            "Report it with the workflow.",
+        )
+    return text
