@@ -17,6 +17,7 @@ from onnxmake.build import plan as plans
 from onnxmake.build import runner as runners
 from onnxmake.build.answers import Built, BuiltStep, Checked, File, Measured, Planned, Run, Spread
 from onnxmake.build.gates import Check
+from onnxmake.build.named import staged, without
 from onnxmake.build.naming import check_name
 from onnxmake.build.report import heard_by
 from onnxmake.build.schema import nearest, parse, plain
@@ -68,16 +69,25 @@ def load_target(named: str | os.PathLike[str]) -> Target:
 
 
 def with_options(target: Target, name: str, **options: Any) -> Target:
-    """The target with other options of its pass `name`, or of all that have this name. Raises TargetError."""
+    """The target with other options of its pass `name`, or of all that have this name; files are relative to the target's. Raises
+    TargetError."""
     if name not in (names := [use.declaration.name for use in target.passes]):
         raise TargetError(f"{target.name} has no pass {name!r}.", "A typing error.", nearest(name, names))
     where = f"{target.name}: {name}"
-    found = [
-        dataclasses.replace(use, options=parse(type(use.options), plain(vars(use.options)) | plain(options), where))
-        if use.declaration.name == name
-        else use
-        for use in target.passes
-    ]
+    files = [option for option in options if option in like.FILES]
+
+    def changed(use: Use) -> Use:
+        parsed = parse(type(use.options), plain(vars(use.options)) | plain(options), where)
+        seen, more = staged(parsed, target.file.parent, where, files)
+        kept = without(use, files)
+        both = {
+            "files": kept["files"] | more["files"],
+            "hub": kept["hub"] | more["hub"],
+            "made": kept["made"] + more["made"],
+        }
+        return dataclasses.replace(use, options=seen, **both)
+
+    found = [changed(use) if use.declaration.name == name else use for use in target.passes]
     return dataclasses.replace(target, passes=tuple(found))
 
 

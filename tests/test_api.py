@@ -137,6 +137,21 @@ def test_options_are_read_as_strictly_as_a_file_s():
     assert same.passes[2].options.int8 == ("model.layers.*",) and same.passes[1] == target.passes[1]
 
 
+def test_a_file_that_an_option_names_is_the_step_s_and_of_its_key(tmp_path):
+    target = api.load_target("tiny-gptq-cpu")
+    (tmp_path / "text.txt").write_text("one text")
+    other = api.with_options(target, "quantize_gptq", calibration=str(tmp_path / "text.txt"), samples=4)
+    (use,) = (use for use in other.passes if use.declaration.name == "quantize_gptq")
+    assert dict(use.files) == {"calibration.txt": tmp_path / "text.txt"}
+    assert (use.options.calibration, use.options.samples) == ("calibration.txt", 4)
+    (again,) = (
+        u for u in api.with_options(other, "quantize_gptq", bits=4).passes if u.declaration.name == "quantize_gptq"
+    )
+    assert dict(again.files) == dict(use.files)
+    with pytest.raises(TargetError, match="calibration = 'nowhere.txt' is no file"):
+        api.with_options(target, "quantize_gptq", calibration="nowhere.txt")
+
+
 def test_what_a_file_could_not_say_is_refused_of_an_object_too():
     target = api.load_target(NAME)
     use = target.passes[2]

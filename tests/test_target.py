@@ -65,7 +65,7 @@ def test_a_pass_that_asks_for_the_device_gets_the_target_s_unless_it_names_anoth
     "changed, key, expected, advice",
     [
         ({"device": 'device = "cpu"\nsorce = 1'}, "'sorce'", "unknown key", "'source'"),
-        ({"device": 'device = "gpu"'}, "device = 'gpu'", "one of 'cpu'", "'cpu'"),
+        ({"device": 'device = "cpo"'}, "device = 'cpo'", "one of 'cpu'", "'cpu'"),
         ({"device": "device = 1"}, "device", 'written as device = "cpu"', 'Write device = "cpu"'),
         ({"device": ""}, "'device'", "missing", "one of 'cpu'"),
         ({"source": ""}, "source", "missing", "repo and revision, or path"),

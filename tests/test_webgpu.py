@@ -26,6 +26,7 @@ SOFTWARE = {
     "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER": "1",
 }
 # those with something of their own: a window, a soft cap, sinks and experts, interleaved rotations, convolutions and linear attention
+pytestmark = pytest.mark.browser  # for its SwiftShader
 TWINS = ("qwen2-tied", "mistral", "gemma2", "gpt_oss", "cohere", "qwen3_next")
 SHAPES = {
     "CastLike",

@@ -3,14 +3,15 @@
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxmake.build import dataset, like, paths, scripts, space, stages, tuning
+from onnxmake.build import like, paths, scripts, space, stages, tuning
 from onnxmake.build.declaration import Declaration, declaration
 from onnxmake.build.device import devices
 from onnxmake.build.gates import Check
+from onnxmake.build.named import staged
 from onnxmake.build.naming import check_name
 from onnxmake.build.schema import nearest, parse
 from onnxmake.build.space import Search
@@ -109,40 +110,6 @@ class Target:
     metrics: tuple[Use, ...] = ()  # that scripts evaluate
 
 
-def _staged(options: Any, beside: Path, where: str) -> tuple[Any, dict[str, Any]]:
-    """Options with the files that they name as a step sees them, and `files`, `hub` and `made` of a Use: where those are, relative to
-    the target file or, for an empty name, the text that comes with the program; which are to be fetched; which a script has yet to
-    make."""
-    files: dict[str, Path] = {}
-    hub: dict[str, str] = {}
-    made: tuple[str, ...] = ()
-    for name in (f.name for f in fields(options) if f.name in like.FILES):
-        value = getattr(options, name)
-        if value.startswith(dataset.MADE) and name in dataset.OPTIONS:
-            made += (value.removeprefix(dataset.MADE),)
-            options = replace(options, **{name: f"checkpoint/{made[-1]}"})
-            continue
-        path = (beside / value).resolve() if value else paths.TEXTS / f"{name}.txt"
-        if "://" in value and name in dataset.OPTIONS:
-            dataset.check(where, name, value)
-            path = dataset.place(value)
-            hub[name + path.suffix] = value
-        elif not path.is_file():
-            raise TargetError(
-                f"{where}: {name} = {value!r} is no file.",
-                f"Files are looked for beside the target: {paths.shown(path)}.",
-                "Correct the name.",
-            )
-        staged = name + path.suffix
-        if name == "script":
-            staged = f"{scripts.FOLDER}/{path.name}"
-            files |= scripts.beside(path, [v for v in vars(options).values() if isinstance(v, dict)])
-        else:
-            files[staged] = path
-        options = replace(options, **{name: staged})
-    return options, {"files": files, "hub": hub, "made": made}
-
-
 def _metric(table: dict, number: int, device: str, beside: Path, where: str) -> Use:
     """One of [[metric]], which names no pass: there is one."""
     if "use" in table:
@@ -176,8 +143,8 @@ def _use(table: dict, number: int, device: str, beside: Path, where: str, key: s
     if "device" in known:
         options.setdefault("device", device)
     place = f"{where}: [[{key}]] {number} ({found.name})"
-    parsed, named = _staged(parse(found.options, options, place), beside, place)
-    return Use(found, parsed, table.get("may_skip", False), table.get("memory_mb", found.memory_mb), **named)
+    parsed, files = staged(parse(found.options, options, place), beside, place)
+    return Use(found, parsed, table.get("may_skip", False), table.get("memory_mb", found.memory_mb), **files)
 
 
 def _check(table: dict, file: Path, files: Mapping[str, Path] | None, where: str) -> Check:
