@@ -25,8 +25,8 @@ SOFTWARE = {
     "VK_ICD_FILENAMES": str(CHROMIUM / "vk_swiftshader_icd.json"),
     "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER": "1",
 }
-# those with something of their own: a window, a soft cap, sinks and experts, interleaved rotations, convolutions and linear attention
 pytestmark = pytest.mark.browser  # for its SwiftShader
+# those with something of their own: a window, a soft cap, sinks and experts, interleaved rotations, convolutions and linear attention
 TWINS = ("qwen2-tied", "mistral", "gemma2", "gpt_oss", "cohere", "qwen3_next")
 SHAPES = {
     "CastLike",
