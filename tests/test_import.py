@@ -108,18 +108,23 @@ def test_import_says_how_a_target_is_found_that_lies_elsewhere(builder, tmp_path
 
 
 def test_a_name_of_a_pass_is_no_toml(tmp_path):
-    name = 'c\n[[pass]]\nuse = "cast"\r# \u2028x = 1'
+    name = 'c\n[[pass]]\nuse = "cast"\r# \u2028x = 1\0'
     passes = {name: {"type": "OnnxConversion", "target_opset": 17}, "m": {"type": "ModelBuilder"}}
     file = tmp_path / "flow.json"
-    file.write_text(json.dumps({"input_model": WORKFLOWS["tutorial: ModelBuilder, int4, CPU"][0]["input_model"], "passes": passes}))
+    file.write_text(
+        json.dumps({"input_model": WORKFLOWS["tutorial: ModelBuilder, int4, CPU"][0]["input_model"], "passes": passes})
+    )
     text = importing.imported(file, tmp_path / "flow.toml")
     assert '# passes.c [[pass]] use = "cast" # x = 1: graphs are of opset 21' in text
     assert "cast" not in [use.declaration.name for use in read_target(tmp_path / "flow.toml").passes]
 
 
 def test_a_text_that_reads_as_something_else_is_not_written():
-    with pytest.raises(OnnxmakeError, match="not what the workflow says"):
+    with pytest.raises(OnnxmakeError, match="would not say what the workflow says"):
         written.toml("a", [], {"device": "cpu", "unknown": {"a": 1}})
+    with pytest.raises(OnnxmakeError, match="would not say what the workflow says"):
+        written.toml("a", [], {"device": "cpu", "check": {"a": float("nan")}})
+    assert written.toml("a", [], {"device": "\x7f"}) == '# a\ndevice = "\\u007f"\n'
 
 
 def test_a_workflow_without_a_search_is_told_so(builder):
