@@ -122,14 +122,17 @@ path = "tiny"
 use = "export"
 [[pass]]
 use = "quantize_gptq"
+{}
+[[pass]]
+use = "package_genai"
 """
 
 
 def test_a_target_names_a_text_beside_it_or_takes_the_one_that_comes_along(tmp_path):
     file = tmp_path / "one.toml"
-    file.write_text(TARGET)
+    file.write_text(TARGET.format(""))
     assert read_target(file).passes[1].files == {"calibration.txt": TEXT}
-    file.write_text(TARGET + 'calibration = "mine.txt"\n')
+    file.write_text(TARGET.format('calibration = "mine.txt"'))
     with pytest.raises(TargetError, match=r"calibration = 'mine.txt' is no file"):
         read_target(file)
     (tmp_path / "mine.txt").write_text("text")

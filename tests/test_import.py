@@ -108,7 +108,7 @@ def test_import_says_how_a_target_is_found_that_lies_elsewhere(builder, tmp_path
 
 
 def test_a_name_of_a_pass_is_no_toml(tmp_path):
-    name = 'c\n[[pass]]\nuse = "cast"\r# \u2028x = 1'
+    name = 'c\n[[pass]]\nuse = "cast"\r# \u2028x = 1\0'
     passes = {name: {"type": "OnnxConversion", "target_opset": 17}, "m": {"type": "ModelBuilder"}}
     file = tmp_path / "flow.json"
     file.write_text(
@@ -120,8 +120,11 @@ def test_a_name_of_a_pass_is_no_toml(tmp_path):
 
 
 def test_a_text_that_reads_as_something_else_is_not_written():
-    with pytest.raises(OnnxmakeError, match="not what the workflow says"):
+    with pytest.raises(OnnxmakeError, match="would not say what the workflow says"):
         written.toml("a", [], {"device": "cpu", "unknown": {"a": 1}})
+    with pytest.raises(OnnxmakeError, match="would not say what the workflow says"):
+        written.toml("a", [], {"device": "cpu", "check": {"a": float("nan")}})
+    assert written.toml("a", [], {"device": "\x7f"}) == '# a\ndevice = "\\u007f"\n'
 
 
 def test_a_workflow_without_a_search_is_told_so(builder):

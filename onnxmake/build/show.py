@@ -17,7 +17,8 @@ def value(given: Any) -> str:
     if isinstance(given, dict):
         inner = ", ".join(f"{json.dumps(name, ensure_ascii=False)} = {value(v)}" for name, v in given.items())
         return f"{{ {inner} }}" if inner else "{}"
-    return json.dumps(given, ensure_ascii=False)  # of strings, numbers and booleans, JSON's form is TOML's
+    text = json.dumps(given, ensure_ascii=False)  # of strings, numbers and booleans, JSON's form is TOML's
+    return text.replace("\x7f", "\\u007f")  # but for this character
 
 
 def _lines(table: dict[str, Any]) -> list[str]:

@@ -144,9 +144,8 @@ def surgeries(value: Any, place: Place) -> Settings:
         if isinstance(take, str):
             raise Refusal(f"surgeries[{number}], {name}: {take}", "Leave it out.")
         own = {key: v for key, v in given.items() if key != "surgeon"}
-        if unknown := own.keys() - {*KEYS.get(found, ())}:
-            key = min(unknown)
-            raise Refusal(f"surgeries[{number}], {name}: unknown key {key!r}", nearest(key, KEYS.get(found, ())))
+        if own.keys() - (keys := {*KEYS.get(found, ())}):
+            raise WrongType(f"a list where {name} has only {', '.join(('surgeon', *sorted(keys)))}")
         if found in OF_GENAI and place.generates:
             raise Refusal(
                 f"surgeries[{number}], {name}: GenAI knows inputs and outputs of what generates text by name",

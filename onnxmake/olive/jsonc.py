@@ -31,7 +31,7 @@ def read(file: Path) -> dict[str, Any]:
     where = paths.shown(file)
     try:
         found = json.loads(without_comments(file.read_text("utf-8-sig")), object_pairs_hook=_once)
-        json.dumps(found, ensure_ascii=False).encode()  # half a pair of surrogates is no text
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()  # half a pair of surrogates is no text
     except OSError as error:
         raise TargetError(
             f"{where} cannot be read: {error.strerror}.", "", "Correct its permissions, or remove it."

@@ -40,8 +40,11 @@ def moved(table: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
 
 def toml(header: str, notes: list[tuple[str, str]], table: Mapping[str, Any]) -> str:
     """The text of a target file whose table this is; what a workflow calls its passes stays in the comment's line."""
-    comments = (" ".join(line.split()) for line in (header, *(f"{item}: {text}." for item, text in notes)))
-    head = [f"# {line}" for line in comments]
+    lines = (
+        "".join(c if c.isprintable() else " " for c in line)
+        for line in (header, *(f"{item}: {text}." for item, text in notes))
+    )
+    head = [f"# {' '.join(line.split())}" for line in lines]
     head += [f"{key} = {value(table[key])}" for key in ("device", "allow_scripts") if key in table]
     blocks = ["\n".join(head)]
     for key in ("source", "pass", "metric", "check", "bench", "search"):
@@ -49,9 +52,13 @@ def toml(header: str, notes: list[tuple[str, str]], table: Mapping[str, Any]) ->
         for one in given if isinstance(given, list) else [given] if given else []:
             blocks += _block(f"[[{key}]]" if isinstance(given, list) else f"[{key}]", one)
     text = "\n\n".join(blocks) + "\n"
-    if (found := tomllib.loads(text)) != table:
+    try:
+        right = tomllib.loads(text) == table
+    except ValueError:
+        right = False
+    if not right:
         raise OnnxmakeError(
-            f"The target file would read as {found}, which is not what the workflow says.",
+            "The target file would not say what the workflow says.",
             "A defect of onnxmake: nothing was written.",
             "Report it with the workflow.",
         )
