@@ -115,7 +115,7 @@ def test_a_name_of_a_pass_is_no_toml(tmp_path):
         json.dumps({"input_model": WORKFLOWS["tutorial: ModelBuilder, int4, CPU"][0]["input_model"], "passes": passes})
     )
     text = importing.imported(file, tmp_path / "flow.toml")
-    assert '# passes.c [[pass]] use = "cast" # x = 1: graphs are of opset 21' in text
+    assert '# passes.c [[pass]] use = "cast" # x = 1 : graphs are of opset 21' in text
     assert "cast" not in [use.declaration.name for use in read_target(tmp_path / "flow.toml").passes]
 
 
