@@ -45,7 +45,7 @@ def folder(tmp_path) -> Path:
 def made(graph: ir.Model, folder: Path, file: str = "calibration.npz", samples: int = 4) -> ir.Model:
     canonical.save(graph, folder / "model.onnx")
     (folder / "made").mkdir(exist_ok=True)
-    CALIBRATED.run(folder, folder / "made", CALIBRATED.Options("cpu", file, samples))
+    CALIBRATED.run(folder, folder / "made", CALIBRATED.Options("cpu", file, samples=samples))
     return ir.load(folder / "made" / "model.onnx")
 
 

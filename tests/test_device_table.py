@@ -90,7 +90,9 @@ def test_a_target_for_an_unknown_device_is_told_the_nearest_one(tmp_path, wrong,
 def test_a_new_device_is_a_file_in_a_folder_of_its_name(containers, tmp_path):
     (containers / "npu").mkdir()
     (containers / "npu" / "device.toml").write_text('provider = "NPU"\nsystem = "darwin"')
-    (tmp_path / "mine.toml").write_text('device = "npu"\n[source]\npath = "tiny"\n[[pass]]\nuse = "export"')
+    (tmp_path / "mine.toml").write_text(
+        'device = "npu"\n[source]\npath = "tiny"\n[[pass]]\nuse = "export"\n[[pass]]\nuse = "package_onnx"\ndevice = "portable"'
+    )
     assert read_target(tmp_path / "mine.toml").device == "npu"
     assert lacking("npu") == "it needs darwin"
 

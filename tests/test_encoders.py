@@ -567,7 +567,7 @@ def test_a_stream_of_states_too_large_for_float16_stays_float32_from_layer_to_la
     save_file(tensors | {name: tensors[name] * 1e5}, src / "checkpoint" / "model.safetensors")
     shutil.copy(it.graph, src / "model.onnx")
     (src / "out").mkdir()
-    one.run(src, src / "out", one.Options("cpu", "calibration.npz", 3))
+    one.run(src, src / "out", one.Options("cpu", "calibration.npz", samples=3))
     cast = ir.load(src / "out" / "model.onnx")
     sums = [n.outputs[0].dtype for n in nodes(cast.graph, "Add") if len(n.outputs[0].shape) == 3]
     depth = it.config["num_hidden_layers"]

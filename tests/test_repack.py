@@ -369,6 +369,8 @@ use = "export"
 use = "optimize"
 [[pass]]
 use = "{use}"
+[[pass]]
+use = "package_genai"
 """
 
 
