@@ -151,6 +151,8 @@ def test_what_is_not_there_is_told(toy, tmp_path):
         (("store", "venv"), True, True, "docker"),
         (("store", "docker"), False, True, "venv"),
         (("docker", "docker"), True, True, "venv"),
+        (("docker", "store", "docker"), True, True, "venv"),
+        (("store", "store"), True, True, "docker"),
         (("docker", "docker"), True, False, "docker"),
     ],
 )

@@ -77,7 +77,7 @@ def _copy(root: Path) -> None:
 def runner_for(steps: Sequence[Step]) -> str:
     """The runner that the first build did not have, where it is ready for every step; else the one it had."""
     environments = sorted({step.use.declaration.environment for step in steps})
-    if {step.record.get("runner") for step in steps} == {"docker"}:
+    if {step.record.get("runner") for step in steps} - {"store", None} == {"docker"}:  # what was restored ran elsewhere
         return "venv" if all(map(environment.is_ready, environments)) else "docker"
     return "docker" if all(runner.available(env) == "docker" for env in environments) else "venv"
 
