@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxmake.errors import UnsupportedError
 from onnxmake.model.olive_names import OliveModelHandler
-from onnxmake.model.session import PROVIDERS, TYPES, open_session
+from onnxmake.model.session import TYPES, on_cpu, open_session
 
 PAST = "past_key_values"  # what names of states begin with
 
@@ -18,7 +17,7 @@ class Built(OliveModelHandler):
 
     def __init__(self, file: Path):
         self.model_path = str(file)
-        self._session = _opened(file)
+        self._session = on_cpu(open_session, file, "Leave out [[metric]], or evaluate a target for the CPU.")
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self.io_config = {
             "input_names": [i.name for i in inputs],
@@ -46,20 +45,3 @@ class Built(OliveModelHandler):
             if value is not None:
                 feed[one.name] = value.astype(TYPES[one.type], copy=False)
         return session.run(None, feed)
-
-
-def _opened(file: Path) -> Any:
-    """Raises UnsupportedError where the CPU does not run the model."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as runtime
-
-    try:
-        return open_session(file)
-    except (runtime.Fail, runtime.InvalidGraph, runtime.NotImplemented, runtime.RuntimeException) as error:
-        raise UnsupportedError(
-            f"The CPU does not run this model: {str(error).splitlines()[0]}",
-            "It has operators or types that only its own device has.",
-            "Leave out [[metric]], or evaluate a target for the CPU.",
-        ) from error
-
-
-PROVIDER = PROVIDERS["CPU"]

@@ -18,25 +18,11 @@ from onnxmake.errors import TargetError, UnsupportedError
 from onnxmake.model import divergence, latency, rows, similarity, texts
 from onnxmake.model.feeds import generates, outputs
 from onnxmake.model.serve import serve
-from onnxmake.model.session import open_scoring
+from onnxmake.model.session import on_cpu, open_scoring
 from onnxmake.model.unquantised import reference_outputs
 
 EXAMPLES = 16  # random pictures or sounds, each with its number as seed
 References = Callable[[Iterable[dict[str, np.ndarray]]], Iterator[dict[str, np.ndarray]]]
-
-
-def _open(file: Path) -> Any:
-    """Raises UnsupportedError where ONNX Runtime cannot run the model on a CPU."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as runtime
-
-    try:
-        return open_scoring(file)
-    except (runtime.Fail, runtime.InvalidGraph, runtime.NotImplemented, runtime.RuntimeException) as error:
-        raise UnsupportedError(
-            f"The CPU does not run this model: {str(error).splitlines()[0]}",
-            "It has operators or types that only its own device has.",
-            "It cannot be evaluated here.",
-        ) from error
 
 
 def _said(figures: Iterable, total: int, what: str) -> Iterator:
@@ -113,7 +99,7 @@ def evaluate(
     whole: bool,
 ) -> dict[str, Any]:
     """The figures of the model in a folder. Raises TargetError, CheckpointError, UnsupportedError, CheckFailed."""
-    session, source = _open(Path(model, "model.onnx")), Path(checkpoint)
+    session, source = on_cpu(open_scoring, Path(model, "model.onnx"), "It cannot be evaluated here."), Path(checkpoint)
 
     def references(feeds: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
         return reference_outputs(Path(graph), source, feeds)

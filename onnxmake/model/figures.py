@@ -9,8 +9,9 @@ from typing import Any
 
 from onnxmake.errors import TargetError
 from onnxmake.model import user_script
-from onnxmake.model.built import PROVIDER, Built
+from onnxmake.model.built import Built
 from onnxmake.model.scripted import lists
+from onnxmake.model.session import PROVIDERS
 
 
 def evaluate(o: Any, script: Path, checkpoint: Path, file: Path) -> dict[str, float]:
@@ -18,7 +19,7 @@ def evaluate(o: Any, script: Path, checkpoint: Path, file: Path) -> dict[str, fl
     module, model = user_script.load(script, checkpoint, o.model), Built(file)
     with user_script.telling(script):
         function = user_script.found(module, "metric", o.evaluate)
-        said = {"device": "cpu", "execution_providers": [PROVIDER]}
+        said = {"device": "cpu", "execution_providers": [PROVIDERS["CPU"]]}
         parameters = inspect.signature(function).parameters
         taken = {name: value for name, value in said.items() if name in parameters}
         found = user_script.call(function, (model,), taken | lists(o.arguments))

@@ -1,7 +1,7 @@
 """A model opened in ONNX Runtime by itself, on a device, with the session options that stand beside it. The runtime is loaded when it is needed: bench counts memory and time."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,20 @@ def open_scoring(file: Path) -> Any:
     options.log_severity_level = 3
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
     return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=[PROVIDERS["CPU"]])
+
+
+def on_cpu(opener: Callable[[Path], Any], file: Path, action: str) -> Any:
+    """The session that `opener` makes on the CPU. Raises UnsupportedError, with `action` as what to do, where the CPU does not run the model."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+
+    try:
+        return opener(file)
+    except (runtime.Fail, runtime.InvalidGraph, runtime.NotImplemented, runtime.RuntimeException) as error:
+        raise UnsupportedError(
+            f"The CPU does not run this model: {str(error).splitlines()[0]}",
+            "It has operators or types that only its own device has.",
+            action,
+        ) from error
 
 
 def options_beside(file: Path) -> dict[str, Any]:
