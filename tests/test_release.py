@@ -23,7 +23,7 @@ from onnxmake.build.plan import Plan
 from onnxmake.build.releases import Keys, ReleaseFile
 from onnxmake.build.target import Release, read_target
 from onnxmake.errors import CheckFailed, SourceError, StoreError, TargetError
-from onnxmake.release import facts, oci, part, received, release, sums
+from onnxmake.release import facts, front, oci, part, received, release, sums
 from onnxmake.release.licence import licence_of, stated
 
 NAME = "tiny-int4-cpu"
@@ -204,6 +204,22 @@ def test_without_a_version_it_is_the_content_s(checked, target, monkeypatch):
     release.release(checked)
     (folder,) = (p for p in (paths.DIST / "releases").iterdir() if p.suffix != ".oci")
     assert folder.name.startswith(f"{NAME}-") and len(folder.name) == len(NAME) + 13
+
+
+@pytest.mark.parametrize(
+    ("passes", "relation"),
+    [
+        ({"export", "package_genai"}, ""),
+        ({"export", "quantize_rtn"}, "quantized"),
+        ({"export", "repack"}, "quantized"),
+        ({"finetune", "export", "quantize_rtn"}, "finetune"),
+        ({"import_adapter", "export"}, "finetune"),
+        ({"run_script", "export", "quantize_gptq"}, "quantized"),  # data of a script's tune no weights
+        ({"run_script", "export"}, ""),
+    ],
+)
+def test_the_card_says_what_the_model_is_to_its_checkpoint(passes, relation):
+    assert front._relation(passes) == relation
 
 
 @pytest.mark.parametrize("version", ["../1", "1/2", " ", "a b", "1.0.0.oci", "1.0.0.tar.zst"])

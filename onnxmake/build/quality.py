@@ -16,7 +16,8 @@ from onnxmake.build.settings import setting
 from onnxmake.build.target import Target
 from onnxmake.errors import OnnxmakeError, TargetError
 
-TUNING = ("run_script", "finetune", "import_adapter")  # passes that say which weights the model has, or make data
+TUNED = ("finetune", "import_adapter")  # passes that say which weights the model has
+TUNING = ("run_script", *TUNED)  # those on the checkpoint: what they make is data, too
 SEMANTIC = (*TUNING, "export", "pool")  # those that say what a model computes; those behind them say how
 UNTWINNED = (*TUNING, "attach_adapters")  # those that hold the checkpoint's own widths: a twin does without them
 HELDOUT = paths.TARGETS / "tiny" / "heldout.txt"

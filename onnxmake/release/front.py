@@ -29,17 +29,21 @@ def _results(facts: Facts, part: Part) -> dict[str, Any]:
     }
 
 
+def _relation(passes: set[str]) -> str:
+    """What the model is to the checkpoint, in the hub's word; "" for neither tuned nor quantised."""
+    if passes & {*quality.TUNED}:
+        return "finetune"
+    return "quantized" if any(name.startswith("quantize_") or name == "repack" for name in passes) else ""
+
+
 def front(facts: Facts) -> Iterator[str]:
     """Its lines."""
     yield "---"
     yield from (f"{key}: {_yaml(value)}" for key, value in facts.licence.items())
     if facts.repo:
         yield f"base_model: {_yaml(facts.repo)}"
-        passes = {step["pass"] for part in facts.parts for step in part.steps}
-        if passes & {*quality.TUNING}:
-            yield "base_model_relation: finetune"
-        elif any(name.startswith("quantize_") or name == "repack" for name in passes):
-            yield "base_model_relation: quantized"
+        if relation := _relation({step["pass"] for part in facts.parts for step in part.steps}):
+            yield f"base_model_relation: {relation}"
     yield "library_name: onnx"
     yield f"pipeline_tag: {facts.task}"
     tags = ["onnx", "onnxruntime-genai" if facts.generates else "onnxruntime", *(p.device for p in facts.parts)]
